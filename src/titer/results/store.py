@@ -1,0 +1,195 @@
+"""A run directory: ``run.json`` (replaced atomically), ``samples.jsonl`` (appended by one process), ``images/``.
+
+Numbers in tables, plots and pages are computed from the lines of ``samples.jsonl`` and from nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from titer.errors import InputError, RunError
+
+SCHEMA = 1
+Record = dict[str, Any]
+Key = tuple[str, ...]
+
+_KEY_FIELDS = ("sample_id", "prompts", "sigma", "attack", "norm", "eps")
+_UNFINISHED = "the disk may be full; free some space and type the same command again, it goes on from here"
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one run, as read from its directory.
+
+    Args:
+        path: the run directory.
+        info: what ``run.json`` holds: settings, seed, versions, model, data, classes, counts of samples.
+        records: finished samples, one per (sample, prompts, sigma or attack), in order of id; the last line of a key counts.
+        failures: samples that could not be used, each with ``sample_id``, ``path`` and ``error``.
+    """
+
+    path: Path
+    info: Mapping[str, Any]
+    records: Sequence[Record]
+    failures: Sequence[Record]
+
+
+def key_of(record: Mapping[str, Any]) -> Key:
+    """What makes a line unique: sample, prompts, and sigma or attack, norm and epsilon."""
+    return tuple(str(record.get(field, "")) for field in _KEY_FIELDS)
+
+
+def thumbnail_name(sample_id: str) -> str:
+    """File name of a sample's thumbnail below ``images/``; it gives nothing of the id away."""
+    return hashlib.sha256(sample_id.encode()).hexdigest()[:24] + ".png"
+
+
+def read_run(path: Path | str) -> Run:
+    """Read a run directory, finished or not.
+
+    Raises:
+        InputError: if the directory does not exist or is no run.
+    """
+    path = Path(path)
+    info = _read_info(path)
+    if info is None:
+        raise InputError(f"{path} is no run: it holds no run.json; expected a directory written by titer")
+    lines = [json.loads(line) for line in _whole_lines(path / "samples.jsonl")]
+    last = {key_of(line): line for line in lines}
+    finished = {line["sample_id"] for line in lines if "error" not in line}
+    ordered = sorted(last.values(), key=key_of)
+    return Run(
+        path=path,
+        info=info,
+        records=tuple(line for line in ordered if "error" not in line),
+        failures=tuple(line for line in ordered if "error" in line and line["sample_id"] not in finished),
+    )
+
+
+class RunWriter:
+    """Writes one run directory, alone, and goes on where an earlier process stopped.
+
+    Args:
+        path: the directory; made if missing.
+        identity: all that changes a number. A directory that belongs to another identity is refused.
+        info: the rest of ``run.json``.
+
+    Raises:
+        InputError: if another process writes there, the directory is no run, or it belongs to other settings.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+        self.path = path
+        self.info: dict[str, Any] = {**info, "identity": json.loads(json.dumps(identity))}
+        self._lines = path / "samples.jsonl"
+
+    def __enter__(self) -> RunWriter:
+        _refuse_foreign(self.path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the run directory {self.path}: {error.strerror}") from error
+        self._lock = FileLock(self.path / ".lock")
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout as error:
+            raise InputError(f"another process is writing to {self.path}; wait for it or choose another --out") from error
+        try:
+            self._resume()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stream.close()
+        self._lock.release()
+
+    def _resume(self) -> None:
+        earlier = _read_info(self.path)
+        if earlier is not None:
+            differences = _differences(earlier.get("identity", {}), self.info["identity"])
+            if differences:
+                raise InputError(f"{self.path} belongs to other settings: {'; '.join(differences)}; choose another --out")
+        whole = _whole_lines(self._lines)
+        if self._lines.exists():
+            os.truncate(self._lines, sum(len(line.encode()) + 1 for line in whole))
+        self.done = {key_of(record): record for record in map(json.loads, whole) if "error" not in record}
+        self._stream = self._lines.open("a", encoding="utf-8")
+
+    def append(self, record: Record) -> None:
+        """Add one line and put it on the disk."""
+        try:
+            self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise RunError(f"cannot write to {self._lines}: {error.strerror}; {_UNFINISHED}") from error
+        if "error" not in record:
+            self.done[key_of(record)] = record
+
+    def save(self, **changes: Any) -> None:
+        """Replace ``run.json`` atomically, with these fields changed."""
+        self.info.update(changes)
+        target = self.path / "run.json"
+        partial = target.with_suffix(".json.partial")
+        try:
+            partial.write_text(json.dumps(self.info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial.replace(target)
+        except OSError as error:
+            raise RunError(f"cannot write to {target}: {error.strerror}; {_UNFINISHED}") from error
+
+
+def _read_info(path: Path) -> dict[str, Any] | None:
+    try:
+        info: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise InputError(f"{path / 'run.json'} is not valid JSON: {error}") from error
+    return info
+
+
+def recorded_seed(path: Path) -> int | None:
+    """The seed of the run in this directory, or None if there is none."""
+    info = _read_info(path)
+    return None if info is None else int(info["seed"])
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file but for an unfinished last one."""
+    if not path.exists():
+        return []
+    return path.read_bytes().decode("utf-8", "replace").split("\n")[:-1]
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; --out needs a directory")
+    if path.is_dir() and _read_info(path) is None and any(entry.name != ".lock" for entry in path.iterdir()):
+        raise InputError(f"{path} is not empty and is no run; choose another --out")
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name} was {_short(old)}, now {_short(new)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
