@@ -1,0 +1,31 @@
+"""titer export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from titer.cli.output import note
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("export")(export)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
+    to: Annotated[str, typer.Option("--to", help="cohen, csv or latex.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write; with several prompt sets, their names are put in.")],
+) -> None:
+    """Write a run in a format that other programs read.
+
+    Example: titer export runs/first --to cohen --out first.tsv
+    """
+    from titer.results.foreign import export_run
+    from titer.results.store import read_run
+
+    for path in export_run(read_run(run), to, out):
+        note(f"wrote {path}")

@@ -1,0 +1,82 @@
+"""titer list, titer show."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from titer.cli.output import document, table
+from titer.errors import InputError, unknown
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command("list")(list_)
+    app.command("show")(show)
+
+
+def list_(
+    kind: Annotated[str | None, typer.Argument(help="models, data or certifiers; all unless given.")] = None,
+    json: Json = False,
+) -> None:
+    """List what can be named on the command line.
+
+    Example: titer list certifiers
+    """
+    known = _known()
+    if kind is not None and kind not in known:
+        raise unknown("kind", kind, known)
+    rows = [(name, entry, text) for name in known if kind in (None, name) for entry, text in known[name].items()]
+    if json:
+        document([{"kind": name, "name": entry, "description": text} for name, entry, text in rows])
+    else:
+        table(("kind", "name", "description"), rows)
+
+
+def show(
+    kind: Annotated[str, typer.Argument(help="certifier.")],
+    name: Annotated[str, typer.Argument(help="A name that `titer list` shows.")],
+    json: Json = False,
+) -> None:
+    """Show a method: what it does, its settings and their defaults.
+
+    Example: titer show certifier anytime
+    """
+    from titer.certify import CERTIFIERS
+
+    if kind not in ("certifier", "certifiers"):
+        raise InputError(f"titer show knows certifiers; expected 'certifier', got {kind!r}")
+    method = CERTIFIERS[name]
+    fields = {field.name: _default(field) for field in dataclasses.fields(method)}
+    if json:
+        document({"name": name, "description": inspect.getdoc(method), "settings": fields})
+        return
+    print(inspect.getdoc(method), end="\n\n")
+    table(("setting", "default"), list(fields.items()))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def _known() -> dict[str, dict[str, str]]:
+    from titer.certify import CERTIFIERS
+
+    return {
+        "models": {
+            "titer:tiny": "the embedded CLIP, 64 pixels; its card is titer/models/tiny/README.md",
+            "DIRECTORY": "a CLIP or SigLIP model in Hugging Face layout",
+            "OWNER/NAME": "a Hugging Face hub id, such as vinid/plip",
+        },
+        "data": {
+            "titer:phantoms": "medical-looking images drawn by code",
+            "DIRECTORY": "[train|val|test]/class/*.png, or a directory with metadata.csv",
+            "TABLE": "*.csv, *.jsonl or *.parquet with file_name (or path) and label",
+        },
+        "certifiers": {name: (inspect.getdoc(CERTIFIERS[name]) or "").split("\n")[0] for name in CERTIFIERS},
+    }

@@ -1,0 +1,31 @@
+"""titer report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from titer.cli.output import note
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("report")(report)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, or per-image TSV files of the field.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")],
+    by: Annotated[str | None, typer.Option("--by", help="Break results down by a column that the records carry.")] = None,
+) -> None:
+    """Write one self-contained HTML page about one or more runs.
+
+    Example: titer report runs/first --out first.html
+    """
+    from titer.report.page import write_page
+    from titer.results.foreign import open_results
+
+    write_page([open_results(run) for run in runs], out, by)
+    note(f"wrote {out}")

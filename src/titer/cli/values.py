@@ -1,0 +1,24 @@
+"""Values as people type them: fractions, and lists with commas."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from titer.errors import InputError
+
+
+def number(text: str, option: str) -> float:
+    """A number or a fraction such as ``1/255``.
+
+    Raises:
+        InputError: naming the option and the text.
+    """
+    try:
+        return float(Fraction(text.strip()))
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{option}: expected a number or a fraction such as 1/255, got {text!r}") from error
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """Numbers separated by commas."""
+    return tuple(number(part, option) for part in text.split(","))

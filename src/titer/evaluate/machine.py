@@ -1,0 +1,57 @@
+"""What of the machine a run uses and what of it changes a number."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+from titer.noise import SAMPLER
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers(device: torch.device) -> int:
+    """One per core; on a GPU they only make noise, and eight are enough to keep it busy."""
+    return cores() if device.type == "cpu" else min(8, cores())
+
+
+def program(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """What beside weights and data decides a bit of the result: a certificate is about the exact program that voted."""
+    kernels = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return {
+        "device": device.type,
+        "kernels": kernels,
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "noise": SAMPLER,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions that a run records."""
+    packages = ("titer", "torch", "transformers", "numpy", "scipy", "pillow")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def peak_memory() -> int:
+    """Most memory this process has held so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_memory() -> int:
+    """Memory that is free now, in bytes; a lower bound where the system does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return 2**31
