@@ -1,3 +1,70 @@
-"""Titer measures and raises the adversarial robustness of medical vision-language models."""
+"""Titer measures and raises the adversarial robustness of medical vision-language models.
+
+>>> import titer
+>>> model = titer.load_model("titer:tiny")
+>>> data = titer.load_data("titer:phantoms", split="test", limit=20)
+>>> run = titer.certify(model, data, sigma=0.25, n=1000, out="runs/first")
+>>> run.certified_accuracy(radius=0.25)
+>>> titer.report([run], out="first.html")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from titer.certify import Anytime, Gaussian
+    from titer.data import load_data
+    from titer.errors import GuaranteeError, InputError, PictureError, RunError, TiterError
+    from titer.evaluate.smoothing import certify, predict
+    from titer.models import load_model, wrap, zero_shot
+    from titer.report.page import report
+    from titer.results.store import Run, read_run
 
 __version__ = "0.1.0"
+
+# Loaded on first use: torch alone takes seconds, and reading a report needs none of it.
+_HOMES = {
+    "Anytime": "titer.certify",
+    "Gaussian": "titer.certify",
+    "GuaranteeError": "titer.errors",
+    "InputError": "titer.errors",
+    "PictureError": "titer.errors",
+    "Run": "titer.results.store",
+    "RunError": "titer.errors",
+    "TiterError": "titer.errors",
+    "certify": "titer.evaluate.smoothing",
+    "load_data": "titer.data",
+    "load_model": "titer.models",
+    "predict": "titer.evaluate.smoothing",
+    "read_run": "titer.results.store",
+    "report": "titer.report.page",
+    "wrap": "titer.models",
+    "zero_shot": "titer.models",
+}
+
+__all__ = [
+    "Anytime",
+    "Gaussian",
+    "GuaranteeError",
+    "InputError",
+    "PictureError",
+    "Run",
+    "RunError",
+    "TiterError",
+    "certify",
+    "load_data",
+    "load_model",
+    "predict",
+    "read_run",
+    "report",
+    "wrap",
+    "zero_shot",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'titer' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -33,6 +33,6 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Where the runs and the
     page = out / "report.html"
     titer.report([run], out=page)
     for sigma in (0.1, 0.25):
-        share = titer.certified_accuracy(run, 0.1, sigma=sigma)
+        share = run.certified_accuracy(0.1, sigma=sigma)
         print(f"sigma {sigma}: certified accuracy at radius 0.1 is {share.estimate:.2f} ({share.low:.2f} to {share.high:.2f})")
     note(f"done in {time.perf_counter() - began:.0f} seconds; open {page} in a browser")

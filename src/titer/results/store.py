@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from titer.errors import InputError, RunError
+from titer.statistics.intervals import Interval
 
 SCHEMA = 1
 Record = dict[str, Any]
@@ -41,6 +42,18 @@ class Run:
     info: Mapping[str, Any]
     records: Sequence[Record]
     failures: Sequence[Record]
+
+    def certified_accuracy(self, radius: float, prompts: str | None = None, sigma: float | None = None) -> Interval:
+        """Share of all images whose class is right and certified at this L2 radius, with a 95 % interval.
+
+        Args:
+            radius: in [0, 1] pixel units at the model's input size.
+            prompts: the prompt set, if the run has several.
+            sigma: the noise, if the run has several.
+        """
+        from titer.results.summary import certified_accuracy
+
+        return certified_accuracy(self, radius, prompts, sigma)
 
 
 def key_of(record: Mapping[str, Any]) -> Key:
