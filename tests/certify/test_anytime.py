@@ -130,7 +130,7 @@ def test_votes_that_show_nothing_cost_the_whole_cap_and_abstain() -> None:
 
 
 def test_fewest_draws_can_certify_and_one_less_cannot() -> None:
-    method = Anytime(n=13, radii=(0.0,))
-    assert method.fewest_draws(0.001) == 13
-    assert certificate(method.certify(1.0, 0.001), fixed(13, 13)).prediction == 1
-    assert Anytime(n=12).largest_radius(1.0, 0.001) < 0
+    method = Anytime(n=12, radii=(0.0,))
+    assert method.fewest_draws(0.001) == 12
+    assert certificate(method.certify(1.0, 0.001), fixed(12, 12)).prediction == 1
+    assert Anytime(n=11).largest_radius(1.0, 0.001) < 0

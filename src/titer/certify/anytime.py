@@ -7,9 +7,10 @@ Three questions: one radius ("is it certified at r?"), several (where on the cur
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy.special import ndtr, ndtri
 
 from titer.certify.certificate import ABSTAIN, Certificate, Counts, Draws, Procedure, Proof
 from titer.certify.gaussian import BoundName
-from titer.certify.runner_up import Buckets, buckets_of, helps, runner_up_radius
+from titer.certify.runner_up import helps, runner_up_radius
 from titer.certify.settings import check_settings
 from titer.errors import InputError
 from titer.noise import BLOCK
@@ -67,8 +68,8 @@ class Anytime:
             raise InputError(f"the anytime runner-up bound holds for alpha up to 0.135, got {self.alpha:g}")
 
     def fewest_draws(self, alpha: float) -> int:
-        """The least n that can certify anything: if all votes agree, the bound alpha^(1/n) must exceed 1/2."""
-        return math.floor(math.log2(1 / (_SHOT * alpha))) + 1
+        """The least n that can certify anything: all votes agree."""
+        return next(n for n in itertools.count(1) if replace(self, n=n).largest_radius(1.0, alpha) > 0)
 
     def largest_radius(self, sigma: float, alpha: float) -> float:
         """The largest radius that ``n`` draws can decide: all votes agree. Below 0, n can never certify anything."""
@@ -97,7 +98,7 @@ class Anytime:
         candidate = int(np.argmax(counts0))
         rule: _Rule = _OneVersusRest(candidate, sigma, gap)
         if self.bound == "runner-up" and helps(counts0, self.n, alpha):
-            rule = _RunnerUp(buckets_of(counts0), sigma, gap)
+            rule = _RunnerUp(candidate, sigma, gap)
         radii, largest = self.questions(sigma, alpha), self.largest_radius(sigma, alpha)
         decided: list[Proof] = []
         refuted: list[Proof] = []
@@ -181,24 +182,25 @@ class _OneVersusRest:
 
 @dataclass(frozen=True)
 class _RunnerUp:
-    """sigma/2 * (Phi^-1(p_first) - Phi^-1(p_second)) exceeds the radius; each bucket has an e-process of its own."""
+    """sigma/2 * (Phi^-1(p_candidate) - Phi^-1(p_second)) exceeds the radius; every class has an e-process of its own."""
 
-    buckets: Buckets
+    candidate: int
     sigma: float
     gap: float
     name: ClassVar[BoundName] = "runner-up"
 
     def proves(self, counts: Counts, radii: Sequence[float], alpha: float) -> Flags:
-        radius = runner_up_radius(counts, self.buckets, self.sigma, alpha, self.gap, lower_limit, upper_limit)
+        radius = runner_up_radius(counts, self.candidate, self.sigma, alpha, self.gap, lower_limit, upper_limit)
         return np.asarray(radii, float) < radius
 
     def proves_at_cap(self, counts: Counts, radii: Sequence[float], alpha: float) -> Flags:
-        return np.asarray(radii, float) < runner_up_radius(counts, self.buckets, self.sigma, alpha, self.gap)
+        return np.asarray(radii, float) < runner_up_radius(counts, self.candidate, self.sigma, alpha, self.gap)
 
     def refutes(self, counts: Counts, radii: Sequence[float], level: float) -> Flags:
-        draws, (first, second) = int(counts.sum()), (int(counts[bucket[0]]) for bucket in self.buckets[:2])
-        top, rival = upper_limit(first, draws, level / 2), lower_limit(second, draws, level / 2)
+        draws = int(counts.sum())
+        top = upper_limit(int(counts[self.candidate]), draws, level / 2)
+        rival = lower_limit(int(np.delete(counts, self.candidate).max()), draws, level / 2)
         return np.asarray(radii, float) > self.sigma / 2 * (ndtri(top) - ndtri(rival))
 
     def p_lower(self, counts: Counts, radius: float, alpha: float) -> float:  # noqa: ARG002
-        return lower_limit(int(counts[self.buckets[0][0]]), int(counts.sum()), alpha / len(self.buckets))
+        return lower_limit(int(counts[self.candidate]), int(counts.sum()), alpha / 2)

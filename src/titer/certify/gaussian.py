@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from titer.certify.certificate import ABSTAIN, Certificate, Draws, Procedure
-from titer.certify.runner_up import buckets_of, helps, runner_up_radius
+from titer.certify.runner_up import helps, runner_up_radius
 from titer.certify.settings import check_settings
 from titer.statistics.intervals import lower_bound
 
@@ -60,7 +60,7 @@ class Gaussian:
         counts = yield Draws("estimate", self.n)
         p_lower = max(0.0, lower_bound(int(counts[candidate]), self.n, alpha) - gap)
         if use_runner_up:
-            radius = runner_up_radius(counts, buckets_of(counts0), sigma, alpha, gap)
+            radius = runner_up_radius(counts, candidate, sigma, alpha, gap)
             certified = radius > 0
         else:
             radius = float(sigma * ndtri(p_lower))

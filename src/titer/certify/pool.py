@@ -115,7 +115,8 @@ class _Open:
         self.requests = {place: next(procedure) for place, procedure in enumerate(self.job.procedures)}
         shape = (len(self.job.procedures), self.job.classes)
         self.tallies = {purpose: _Tally(np.zeros(shape, np.int64)) for purpose in _PURPOSES}
-        return self._next()
+        self._plan()
+        return self._tasks()
 
     def make(self, block: int) -> tuple[Votes, float]:
         """Runs in a worker."""
@@ -131,6 +132,15 @@ class _Open:
         self.tallies[request.purpose].blocks[block] = votes
         if self.missing:
             return [], []
+        finished: list[Finished] = []
+        while not self.missing and self.requests:
+            finished += self._answer()
+            self._plan()
+        return finished, self._tasks()
+
+    def _answer(self) -> list[Finished]:
+        """Send the counts to those who asked for them."""
+        request = self.request
         counts = self.tallies[request.purpose].up_to(request.total)
         finished = []
         for place in [place for place, asked in self.requests.items() if asked == request]:
@@ -139,13 +149,15 @@ class _Open:
             except StopIteration as stop:
                 del self.requests[place]
                 finished.append(Finished(self.job, place, stop.value, self.seconds))
-        return finished, self._next() if self.requests else []
+        return finished
 
-    def _next(self) -> Tasks:
-        request = self.request
-        wanted = self.tallies[request.purpose].wanted(request.total)
-        self.missing = set(wanted)
-        return [(self, block) for block in wanted]
+    def _plan(self) -> None:
+        """Find the blocks that the earliest request still misses; there may be none."""
+        if self.requests:
+            self.missing = self.tallies[self.request.purpose].wanted(self.request.total)
+
+    def _tasks(self) -> Tasks:
+        return [(self, block) for block in sorted(self.missing)]
 
 
 @dataclass(eq=False)
@@ -156,9 +168,9 @@ class _Tally:
     draws: int = 0
     blocks: dict[int, Votes] = field(default_factory=dict)
 
-    def wanted(self, total: int) -> list[int]:
+    def wanted(self, total: int) -> set[int]:
         """Blocks still to be made before the first ``total`` draws can be counted."""
-        return [block for block in range(self.draws // BLOCK, -(-total // BLOCK)) if block not in self.blocks]
+        return set(range(self.draws // BLOCK, -(-total // BLOCK))) - set(self.blocks)
 
     def up_to(self, total: int) -> Votes:
         """Counts of the first ``total`` draws."""

@@ -71,7 +71,7 @@ def lower_limit(hits: int, draws: int, alpha: float) -> float:
         alpha: at most exp(-2), where the evidence is monotone.
     """
     low, high = 0.0, hits / draws
-    for _ in range(60):
+    for _ in range(40):
         middle = (low + high) / 2
         if middle <= low or middle >= high:
             break

@@ -1,0 +1,79 @@
+"""Labelled images as values: a data set is a list of examples and a way to read their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """A class and the whole texts shown to the text tower for it."""
+
+    label: str
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a data set; its picture is not yet read.
+
+    Args:
+        id: unique in the data set, without the root.
+        path: of the picture, relative to the root with forward slashes.
+        label: index into the classes, or None.
+        caption: what the table says of the picture, or None.
+        group: patient, slide or whatever ties pictures together, or None.
+        split: train, val, test, ...
+        attributes: the table's other columns.
+    """
+
+    id: str
+    path: str
+    label: int | None
+    caption: str | None
+    group: str | None
+    split: str
+    attributes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture.
+
+    Args:
+        pixels: float32 (height, width, 1 or 3) in [0, 1].
+        sha256: of the file's bytes, hexadecimal (of the pixels' bytes where there is no file).
+    """
+
+    pixels: NDArray[np.float32]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled images.
+
+    Args:
+        name: as the user gave it, or the directory's last part.
+        split: which split was asked for.
+        limit: how many images were asked for, or None.
+        classes: all classes of the set; neither split nor limit changes them.
+        examples: the images of this split.
+        columns: the table's columns that examples carry as attributes.
+        read: decodes an example's picture; raises PictureError.
+    """
+
+    name: str
+    split: str
+    limit: int | None
+    classes: tuple[ClassText, ...]
+    examples: tuple[Example, ...]
+    columns: tuple[str, ...]
+    read: Callable[[Example], Picture]
+
+    def __len__(self) -> int:
+        return len(self.examples)
