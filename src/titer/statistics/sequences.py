@@ -31,7 +31,7 @@ def log_evidence(hits: ArrayLike, draws: ArrayLike, p0: ArrayLike) -> NDArray[np
     Args:
         hits: number of hits so far.
         draws: number of draws so far.
-        p0: probabilities in (0, 1).
+        p0: probabilities in [0, 1].
 
     Returns:
         Float64 array; minus infinity where the share of hits is not above ``p0``. (There the survival function below
@@ -41,14 +41,15 @@ def log_evidence(hits: ArrayLike, draws: ArrayLike, p0: ArrayLike) -> NDArray[np
     above = k > p * n
     k, misses, p = k[above], (n - k)[above], p[above]
     evidence = np.full(above.shape, -np.inf)
-    evidence[above] = (
-        special.betaln(_A + k, _B + misses)
-        + np.log(special.betaincc(_A + k, _B + misses, p))
-        - special.betaln(_A, _B)
-        - np.log(special.betaincc(_A, _B, p))
-        - k * np.log(p)
-        - misses * np.log1p(-p)
-    )
+    with np.errstate(divide="ignore"):  # at p0 = 0 a single hit is infinite evidence
+        evidence[above] = (
+            special.betaln(_A + k, _B + misses)
+            + np.log(special.betaincc(_A + k, _B + misses, p))
+            - special.betaln(_A, _B)
+            - np.log(special.betaincc(_A, _B, p))
+            - k * np.log(p)
+            - misses * np.log1p(-p)
+        )
     return evidence
 
 

@@ -1,0 +1,115 @@
+"""CLIP and SigLIP in Hugging Face layout, from a directory or a hub id."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+
+from titer.errors import InputError, unknown
+from titer.models.encoder import Encoder
+from titer.models.pixels import from_config
+from titer.models.weights import fingerprint_of, load_strictly, read_weights
+
+_KINDS = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
+_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+
+
+def load_directory(directory: Path, name: str, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """An encoder from a directory that holds config, weights, tokenizer and preprocessor.
+
+    Raises:
+        InputError: for a directory that is no CLIP or SigLIP model, or whose weights do not fit.
+    """
+    config_file = _json(directory / "config.json")
+    kind = config_file.get("model_type")
+    if kind not in _KINDS:
+        raise unknown(f"model type in {directory / 'config.json'}:", str(kind), _KINDS)
+    make_config, make_model = _KINDS[kind]
+    config = make_config(**config_file)
+    model = make_model(config).eval().requires_grad_(False)
+    load_strictly(model, read_weights(directory), directory)
+    preprocess = from_config(_json(directory / "preprocessor_config.json"), config.vision_config.image_size)
+    tokenizer = _tokenizer(directory)
+    length = config.text_config.max_position_embeddings
+    model = model.to(device=device, dtype=dtype)
+
+    def encode_image(images: Tensor) -> Tensor:
+        features: Tensor = model.get_image_features(pixel_values=images).pooler_output
+        return features
+
+    def encode_text(texts: Sequence[str]) -> Tensor:
+        with torch.no_grad():
+            tokens = _tokens(tokenizer, texts, length, fixed=kind == "siglip").to(device)
+            features: Tensor = model.get_text_features(**tokens).pooler_output
+        return features
+
+    return Encoder(
+        name=name,
+        image_tower=encode_image,
+        text_tower=encode_text,
+        preprocess=preprocess,
+        dim=config.projection_dim if kind == "clip" else config.vision_config.hidden_size,
+        # SigLIP also adds a bias, the same for all classes: no answer depends on it
+        logit_scale=float(model.logit_scale.exp()),
+        fingerprint=fingerprint_of(model.state_dict(), config.to_json_string(), tokenizer.backend_tokenizer.to_str(), preprocess, str(dtype)),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        device=device,
+        dtype=dtype,
+    )
+
+
+def fetch(hub_id: str) -> Path:
+    """The directory of a hub model: the cached copy, else a download.
+
+    Raises:
+        InputError: if it is not cached and cannot be fetched.
+    """
+    try:
+        path = Path(snapshot_download(hub_id, allow_patterns=_FILES))
+        if not list(path.glob("model*.safetensors")):
+            path = Path(snapshot_download(hub_id, allow_patterns=[*_FILES, "pytorch_model.bin"]))
+    except Exception as error:  # the hub's client raises classes of three libraries
+        raise InputError(
+            f"{hub_id!r} is no directory here, and as a hub id it cannot be fetched ({type(error).__name__}); "
+            "offline, give the path of a local copy"
+        ) from error
+    return path
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{file.parent} is no model in Hugging Face layout: {file.name} is missing") from error
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from error
+    return content
+
+
+def _tokenizer(directory: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{directory}: no usable tokenizer: {str(error).splitlines()[0]}") from error
+
+
+def _tokens(tokenizer: Any, texts: Sequence[str], length: int, fixed: bool) -> Any:
+    """Token ids, padded; SigLIP was trained on a fixed length without a mask.
+
+    Raises:
+        InputError: for a text that would be cut.
+    """
+    for text in texts:
+        count = len(tokenizer(text)["input_ids"])
+        if count > length:
+            raise InputError(f"a class text has {count} tokens, the text tower takes {length}: {text[:60]!r}...")
+    if fixed:
+        return tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt", return_attention_mask=False)
+    return tokenizer(list(texts), padding=True, return_tensors="pt")

@@ -1,0 +1,116 @@
+"""From decoded pictures to the model's input, and the normalisation that belongs to the model.
+
+Images are [0, 1] at the model's input size; normalisation happens inside the encoder, so that sigma, radius and epsilon
+have one unit whatever the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from titer.errors import InputError
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resizes pictures as a model expects them.
+
+    Args:
+        size: height and width of the model's input, in pixels.
+        mean, std: the model's normalisation, per channel.
+        mode: ``crop`` brings the short side to ``resize`` and cuts the centre out (CLIP); ``squash`` brings both sides to
+            ``size`` (SigLIP).
+        resize: length of the short side before the crop; ``size`` unless given.
+        resample: Pillow's number of the filter (3 is bicubic); all are antialiased.
+    """
+
+    size: int
+    mean: Triple
+    std: Triple
+    mode: Literal["crop", "squash"] = "crop"
+    resize: int | None = None
+    resample: int = int(Image.Resampling.BICUBIC)
+
+    def __call__(self, pixels: NDArray[np.float32]) -> Tensor:
+        """Resize in float32, without rounding to 8 bits; what a filter overshoots is clipped.
+
+        Args:
+            pixels: (height, width, 1 or 3) in [0, 1].
+
+        Returns:
+            Float32 (3, size, size) in [0, 1]; one channel is replicated.
+        """
+        height, width = pixels.shape[:2]
+        if self.mode == "squash":
+            resized = self._resized(pixels, self.size, self.size)
+        else:
+            short = self.resize or self.size
+            scale = short / min(height, width)
+            tall, wide = (short if side == min(height, width) else int(side * scale) for side in (height, width))
+            resized = self._resized(pixels, tall, wide)
+            top, left = (tall - self.size) // 2, (wide - self.size) // 2
+            resized = resized[:, top : top + self.size, left : left + self.size]
+        return torch.from_numpy(np.broadcast_to(resized.clip(0, 1), (3, self.size, self.size)).copy())
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(images - mean) / std, for images (batch, 3, size, size) in [0, 1]."""
+        mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (images - mean) / std
+
+    def _resized(self, pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+        bands = [Image.fromarray(np.ascontiguousarray(pixels[..., band])) for band in range(pixels.shape[2])]
+        return np.stack([np.asarray(band.resize((width, height), Image.Resampling(self.resample))) for band in bands])
+
+
+def from_config(config: Mapping[str, Any], image_size: int) -> Preprocess:
+    """What a Hugging Face ``preprocessor_config.json`` says.
+
+    Args:
+        config: the file's content.
+        image_size: the vision tower's input size.
+
+    Raises:
+        InputError: for an input that is not square, or a step this package does not do.
+    """
+    if not np.isclose(config.get("rescale_factor", 1 / 255), 1 / 255):
+        raise InputError(f"preprocessor_config.json: expected rescale_factor 1/255, got {config['rescale_factor']}")
+    crops = bool(config.get("do_center_crop", False))
+    size, squash = _size(config.get("size", image_size))
+    target = _size(config.get("crop_size", image_size))[0] if crops else size
+    if target != image_size:
+        raise InputError(f"preprocessor_config.json makes {target} pixels, but the vision tower takes {image_size}")
+    normal = config.get("do_normalize", True)
+    return Preprocess(
+        size=image_size,
+        mean=_triple(config.get("image_mean", (0.5, 0.5, 0.5))) if normal else (0.0, 0.0, 0.0),
+        std=_triple(config.get("image_std", (0.5, 0.5, 0.5))) if normal else (1.0, 1.0, 1.0),
+        mode="squash" if squash and not crops else "crop",
+        resize=size,
+        resample=int(config.get("resample", Image.Resampling.BICUBIC)),
+    )
+
+
+def _size(value: Any) -> tuple[int, bool]:
+    """(pixels, whether both sides are brought to them)."""
+    if isinstance(value, int):
+        return value, False
+    if "shortest_edge" in value:
+        return int(value["shortest_edge"]), False
+    if value.get("height") != value.get("width") or "height" not in value:
+        raise InputError(f"preprocessor_config.json: expected a square size, got {dict(value)}")
+    return int(value["height"]), True
+
+
+def _triple(values: Any) -> Triple:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue

@@ -1,0 +1,140 @@
+"""Numbers of a run, computed from its records."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from titer.errors import InputError
+from titer.results.store import Record, Run
+from titer.statistics import curves
+from titer.statistics.intervals import Interval, clustered
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The records of one prompt set at one sigma."""
+
+    run: Run
+    prompts: str
+    sigma: float
+    records: tuple[Record, ...]
+
+    @property
+    def labelled(self) -> tuple[Record, ...]:
+        """Records whose image has a label; accuracy is about these."""
+        return tuple(record for record in self.records if record.get("label") is not None)
+
+    @property
+    def asks_one_radius(self) -> bool:
+        """Whether the run decided one radius above 0: then -1 means "not certified at r", and is no abstention."""
+        settings = self.run.info.get("settings", {})
+        radii = settings.get("radii") or ()
+        return settings.get("certifier") == "anytime" and not settings.get("tolerance") and len(radii) == 1 and radii[0] > 0
+
+
+def cells(run: Run) -> Iterator[Cell]:
+    """The parts of a run, by prompt set and sigma in the order of its settings."""
+    keys = dict.fromkeys((record["prompts"], float(record["sigma"])) for record in run.records)
+    order = list(run.info.get("prompts", {}))
+    for prompts, sigma in sorted(keys, key=lambda key: (key[1], order.index(key[0]) if key[0] in order else 0)):
+        chosen = tuple(r for r in run.records if r["prompts"] == prompts and float(r["sigma"]) == sigma)
+        yield Cell(run, prompts, sigma, chosen)
+
+
+def one_cell(run: Run, prompts: str | None = None, sigma: float | None = None) -> Cell:
+    """The part of a run that is meant; may be left unsaid where there is only one.
+
+    Raises:
+        InputError: if there is none or more than one.
+    """
+    found = [cell for cell in cells(run) if prompts in (None, cell.prompts) and sigma in (None, cell.sigma)]
+    if len(found) != 1:
+        known = "; ".join(f"{cell.prompts} at sigma {cell.sigma:g}" for cell in cells(run))
+        raise InputError(f"{len(found)} parts of {run.path} match; name prompts and sigma of one of: {known or 'none'}")
+    return found[0]
+
+
+def correct(records: Sequence[Record]) -> NDArray[np.bool_]:
+    """Whether each prediction is the label; an abstention is not."""
+    return np.array([record["prediction"] == record["label"] for record in records], bool)
+
+
+def radii(records: Sequence[Record]) -> NDArray[np.float64]:
+    """Certified radii."""
+    return np.array([record["radius"] for record in records], float)
+
+
+def groups(records: Sequence[Record]) -> list[Hashable | None]:
+    """What ties images together, or None."""
+    return [record.get("group") for record in records]
+
+
+def certified_accuracy(run: Run, radius: float, prompts: str | None = None, sigma: float | None = None) -> Interval:
+    """Share of all labelled images that are right and certified at this radius, with a 95 % interval."""
+    records = one_cell(run, prompts, sigma).labelled
+    return curves.certified_accuracy(correct(records), radii(records), radius, groups(records))
+
+
+@dataclass(frozen=True)
+class OverviewRow:
+    """One line of the table that a verb prints at its end."""
+
+    prompts: str
+    sigma: float
+    images: int
+    accuracy: str
+    answered: str
+    mean_draws: int
+    certified: str = ""
+
+
+def overview(run: Run) -> list[OverviewRow]:
+    """Accuracy with intervals, and how often there was an answer, per prompt set and sigma."""
+    return [_overview_row(cell) for cell in cells(run)]
+
+
+def _overview_row(cell: Cell) -> OverviewRow:
+    records = cell.labelled
+    answered = [record["prediction"] >= 0 for record in cell.records]
+    draws = [record["draws"] + record.get("draws0", 0) for record in cell.records]
+    accuracy = clustered(correct(records).astype(float), groups(records))
+    certified = ""
+    if run_certifies(cell.run):
+        shown = [radius for radius in radii_shown(cell) if radius > 0]
+        certified = ", ".join(
+            f"{radius:g}: {curves.certified_accuracy(correct(records), radii(records), radius).estimate:.3f}" for radius in shown
+        )
+    return OverviewRow(
+        prompts=cell.prompts,
+        sigma=cell.sigma,
+        images=len(cell.records),
+        accuracy=spoken(accuracy),
+        answered=f"{np.mean(answered):.3f}",
+        mean_draws=round(float(np.mean(draws))),
+        certified=certified,
+    )
+
+
+def run_certifies(run: Run) -> bool:
+    """Whether records carry radii."""
+    return bool(run.records) and "radius" in run.records[0]
+
+
+def radii_shown(cell: Cell) -> list[float]:
+    """Radii at which tables show certified accuracy: those asked for, else a grid up to the largest found."""
+    asked: Any = cell.run.info.get("settings", {}).get("radii")
+    if asked and not cell.run.info["settings"].get("tolerance"):
+        return [float(radius) for radius in asked]
+    largest = float(radii(cell.records).max(initial=0.0))
+    grid = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
+    return [radius for radius in grid if radius <= max(largest, 0.1)]
+
+
+def spoken(interval: Interval) -> str:
+    """An interval as text: ``0.812 (0.750 to 0.862)``."""
+    return "-" if interval.estimate != interval.estimate else f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
