@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,12 +14,16 @@ TEMPLATE = "a medical image of {}"
 """For a class without words of its own."""
 
 
-def class_texts(file: Path, labels: Iterable[str | None]) -> tuple[ClassText, ...]:
+def class_texts(file: Path, labels: Iterable[str | None], template: str = TEMPLATE) -> tuple[ClassText, ...]:
     """The classes of a set: those of ``classes.json`` in file order, or all labels, sorted (whole numbers as numbers).
 
     Args:
         file: where ``classes.json`` would be.
         labels: of all examples of all splits; None is no label.
+        template: for labels without words; ``{}`` is where the label goes, written with spaces.
+
+    Returns:
+        The classes in order of their indices; none where there are neither labels nor a file.
 
     Raises:
         InputError: for a malformed file, a label it does not name, or fewer than two classes.
@@ -27,23 +32,31 @@ def class_texts(file: Path, labels: Iterable[str | None]) -> tuple[ClassText, ..
     if file.exists():
         classes = _read(file)
         known = [text.label for text in classes]
-        for label in sorted(present - set(known)):
+        for label in _sorted(present - set(known)):
             raise unknown(f"label (it is not in {file.name}):", label, known)
     else:
-        classes = tuple(ClassText(label, (TEMPLATE.format(label.replace("_", " ")),)) for label in _sorted(present))
-    if present and len(classes) < 2:
+        classes = tuple(ClassText(label, (template.replace("{}", _spaced(label)),)) for label in _sorted(present))
+    if len(classes) == 1:
         raise InputError(f"only one class, {classes[0].label!r}: expected at least two to tell apart")
     return classes
 
 
 def _read(file: Path) -> tuple[ClassText, ...]:
     try:
-        words = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from error
+        words = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not valid: {error}") from error
     if not isinstance(words, dict) or not words:
-        raise InputError(f'{file}: expected an object such as {{"label": "text"}}, got {type(words).__name__}')
+        got = type(words).__name__ if words else "nothing"
+        raise InputError(f'{file}: expected an object such as {{"label": "text", ...}}, got {got}')
     return tuple(ClassText(label, _texts(file, label, value)) for label, value in words.items())
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+    return dict(pairs)
 
 
 def _texts(file: Path, label: str, value: object) -> tuple[str, ...]:
@@ -53,6 +66,10 @@ def _texts(file: Path, label: str, value: object) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _spaced(label: str) -> str:
+    return " ".join(label.replace("_", " ").split())
+
+
 def _sorted(labels: set[str]) -> list[str]:
-    whole = all(label.isdecimal() for label in labels)
-    return sorted(labels, key=int) if whole else sorted(labels)
+    whole = all(re.fullmatch(r"-?[0-9]+", label) for label in labels)
+    return sorted(labels, key=lambda label: (int(label), label)) if whole else sorted(labels)

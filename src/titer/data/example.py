@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Example:
         caption: what the table says of the picture, or None.
         group: patient, slide or whatever ties pictures together, or None.
         split: train, val, test, ...
-        attributes: the table's other columns.
+        attributes: the table's other columns; an empty cell is left out.
     """
 
     id: str
@@ -58,7 +59,7 @@ class Data:
     """Labelled images.
 
     Args:
-        name: as the user gave it, or the directory's last part.
+        name: as the user gave it, or the last part of a directory or table: never the whole path.
         split: which split was asked for.
         limit: how many images were asked for, or None.
         classes: all classes of the set; neither split nor limit changes them.
@@ -77,3 +78,9 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images of each class in this split, classes without any included; images without a label are not counted."""
+        found = Counter(example.label for example in self.examples)
+        return {text.label: found[place] for place, text in enumerate(self.classes)}

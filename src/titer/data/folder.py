@@ -2,51 +2,88 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from titer.data.pictures import SUFFIXES
+from titer.data.table import SUFFIXES as TABLES
 from titer.data.table import Row
 from titer.errors import InputError
 
-_SPLITS = ("train", "val", "test", "all")
+_SPLITS = ("train", "val", "test")
+_MEANT = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 _LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+_DICOM = {".dcm", ".dicom"}
 
 
 def folder_rows(root: Path) -> list[Row]:
     """The pictures of a directory tree; the class is the first folder below the root or the split.
 
+    Folders inside a class belong to it. Hidden files are left out, as are pictures that lie in no class folder. No
+    picture is opened.
+
     Raises:
-        InputError: if there are no pictures, or a class folder holds none.
+        InputError: if there are no pictures, or a class folder holds none in any split.
     """
+    _refuse_other_split_names(root)
     splits = [name for name in _SPLITS if (root / name).is_dir()]
-    rows = [row for split in splits for row in _split_rows(root, root / split, split)]
-    rows = rows if splits else list(_split_rows(root, root, "test"))
+    bases = {split: root / split for split in splits} if splits else {"test": root}
+    rows = [
+        Row(path.relative_to(root).as_posix(), folder.name, split)
+        for split, base in bases.items()
+        for folder in _folders(base)
+        for path in _files(folder)
+        if path.suffix.lower() in SUFFIXES
+    ]
     if not rows:
-        dicom = next(root.rglob("*.dcm"), None)
-        reason = "DICOM files are not read by this version" if dicom else f"expected class folders with {', '.join(sorted(SUFFIXES))}"
-        raise InputError(f"no pictures in {root}: {reason}")
-    _refuse_empty_classes(root, splits, {row.label for row in rows})
+        raise InputError(f"no pictures in {root}: {_instead(root)}")
+    present = {row.label for row in rows}
+    for base in bases.values():
+        for folder in _folders(base):
+            if folder.name not in present:
+                raise InputError(f"class {folder.name!r} has no images in {root}: {_instead(folder)}")
     return rows
 
 
-def _split_rows(root: Path, base: Path, split: str) -> Iterator[Row]:
-    for folder in _folders(base):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and not _hidden(path.relative_to(base)):
-                yield Row(path.relative_to(root).as_posix(), folder.name, split)
+def _refuse_other_split_names(root: Path) -> None:
+    """`Training/glioma/1.png` would otherwise be read as an image of the class "Training"."""
+    for folder in _folders(root):
+        meant = _MEANT.get(folder.name.lower(), folder.name.lower())
+        if meant in _SPLITS and folder.name not in _SPLITS and _folders(folder):
+            raise InputError(f"the folder {folder.name!r} in {root} looks like a split; rename it {meant!r}")
 
 
-def _refuse_empty_classes(root: Path, splits: list[str], labels: set[str | None]) -> None:
-    for base in [root / split for split in splits] or [root]:
-        for folder in _folders(base):
-            if folder.name not in labels:
-                raise InputError(f"class {folder.name!r} has no images: {folder} holds no picture")
+def _instead(folder: Path) -> str:
+    """What to say of a folder without pictures."""
+    if any(path.suffix.lower() in _DICOM for path in _files(folder)):
+        return "DICOM files are not read by this version; convert them to 16-bit PNG"
+    if any(path.suffix.lower() in SUFFIXES for path in _files(folder)):
+        return "its pictures lie in no class folder; expected folders named by class, or a metadata.csv"
+    tables = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in TABLES)
+    if tables:
+        return f"name the table itself ({', '.join(tables)})"
+    return f"expected files ending in {', '.join(sorted(SUFFIXES))}"
 
 
 def _folders(base: Path) -> list[Path]:
-    return sorted(path for path in base.iterdir() if path.is_dir() and not _hidden(path.relative_to(base)))
+    return sorted(path for path in base.iterdir() if path.is_dir() and _shown(path.name))
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") or part in _LITTER for part in path.parts)
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below a folder in order of name, through links too."""
+    seen: set[str] = set()
+    for base, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        real = os.path.realpath(base)
+        folders[:] = [] if real in seen else sorted(filter(_shown, folders))  # a link may lead back up
+        if real not in seen:
+            yield from (Path(base, name) for name in sorted(filter(_shown, files)))
+        seen.add(real)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _shown(name: str) -> bool:
+    return not name.startswith(".") and name not in _LITTER

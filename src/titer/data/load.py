@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -11,10 +12,9 @@ from pathlib import Path
 from titer.data import phantoms
 from titer.data.classes import class_texts
 from titer.data.example import ClassText, Data, Example, Picture
-from titer.data.folder import folder_rows
 from titer.data.pictures import read_picture
-from titer.data.splits import limited, of_split
-from titer.data.table import SUFFIXES, Row, table_rows
+from titer.data.splits import ALL, limited, of_split
+from titer.data.table import Row
 from titer.errors import InputError, unknown
 
 EMBEDDED = ("titer:phantoms",)
@@ -23,10 +23,15 @@ EMBEDDED = ("titer:phantoms",)
 def load_data(name: str | Path, split: str = "test", limit: int | None = None) -> Data:
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
 
+    No picture is opened; each is read when its turn comes.
+
     Args:
         name: see above.
-        split: which split; data without splits are all ``test``.
+        split: which split, or ``all``; data without splits are all ``test``.
         limit: at most so many images, class-balanced.
+
+    Returns:
+        The examples in order of id.
 
     Raises:
         InputError: for whatever is wrong with the data as a whole; single pictures fail when they are read.
@@ -43,28 +48,29 @@ def load_all(name: str | Path) -> Data:
     if str(name).startswith("titer:"):
         raise unknown("data set", str(name), EMBEDDED)
     if str(name).startswith(("coop:", "medmnist:")):
-        raise InputError(f"{name}: data sets of this kind are not read by this version")
+        kind = str(name).partition(":")[0]
+        raise InputError(f"data set {str(name)!r}: sets of the kind {kind!r} cannot be read yet")
+    if not str(name):
+        raise InputError("the name of the data set is empty; expected titer:phantoms, a directory or a table")
     path = Path(name)
-    if not path.exists():
-        raise _missing(path)
-    if path.is_dir():
-        table = path / "metadata.csv"
-        return _from_rows(path, table_rows(table) if table.exists() else folder_rows(path))
-    if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"{path}: expected a directory or a table ({', '.join(SUFFIXES)})")
-    return _from_rows(path.parent, table_rows(path), path.name)
+    try:
+        if not path.exists():
+            raise _missing(path)
+        return _directory(path) if path.is_dir() else _table(path)
+    except OSError as error:
+        raise InputError(f"{error.filename or path} cannot be read: {error.strerror}") from error
 
 
 def _missing(path: Path) -> InputError:
-    if path.parent.is_dir():
-        return unknown("data set: there is nothing at", str(path), [str(other) for other in path.parent.iterdir() if other.is_dir()])
-    return InputError(f"there is no data set at {path}: {path.parent} does not exist either")
+    siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
+    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    return InputError(f"there is no data set at {path}{hint}")
 
 
-def _from_rows(root: Path, rows: Sequence[Row], name: str | None = None) -> Data:
+def _from_rows(name: str, root: Path, rows: Sequence[Row], columns: tuple[str, ...]) -> Data:
     classes = class_texts(root / "classes.json", (row.label for row in rows))
     places = {text.label: place for place, text in enumerate(classes)}
-    ids = _ids(rows)
     examples = tuple(
         Example(
             id=identifier,
@@ -75,10 +81,9 @@ def _from_rows(root: Path, rows: Sequence[Row], name: str | None = None) -> Data
             split=row.split,
             attributes=row.attributes,
         )
-        for identifier, row in zip(ids, rows, strict=True)
+        for identifier, row in zip(_ids(rows), rows, strict=True)
     )
-    columns = tuple(dict.fromkeys(column for row in rows for column in row.attributes))
-    return Data(name or root.resolve().name, "all", None, classes, examples, columns, partial(_read, root))
+    return Data(name, ALL, None, classes, examples, columns, partial(_read, root))
 
 
 def _read(root: Path, example: Example) -> Picture:
@@ -92,6 +97,8 @@ def _ids(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         seen[row.path] += row.id is None
         ids.append(row.id or (row.path if seen[row.path] == 1 else f"{row.path}#{seen[row.path]}"))
+        if any("\ud800" <= character <= "\udfff" for character in ids[-1]):
+            raise InputError(f"the id or file name {ids[-1]!a} is not valid Unicode; expected UTF-8")
     repeated, count = Counter(ids).most_common(1)[0]
     if count > 1:
         raise InputError(f"the id {repeated!r} is given to {count} rows; expected each id once")
@@ -101,11 +108,12 @@ def _ids(rows: Sequence[Row]) -> list[str]:
 def _phantoms() -> Data:
     classes = tuple(ClassText(label, (words,)) for label, words in phantoms.CLASSES)
     examples = tuple(
+        # a caption would cost drawing the image
         Example(f"{split}/{index}", f"{split}/{index}", phantoms.label_of(index), None, None, split, {})
         for split, size in phantoms.SIZES.items()
         for index in range(size)
     )
-    return Data("titer:phantoms", "all", None, classes, examples, (), _draw)
+    return Data("titer:phantoms", ALL, None, classes, examples, (), _draw)
 
 
 def _draw(example: Example) -> Picture:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from titer.data.example import Picture
 from titer.errors import PictureError
@@ -18,23 +18,38 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp",
 LARGEST = 100_000_000
 """Pixels; a larger picture is refused before it is decoded."""
 
+# What a file holds decides, not its suffix; formats for which Pillow starts other programs (EPS) stay out.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF")
+_LARGEST_FILE = 2**30  # bytes; slides of several gigabytes would fill the memory before their size is known
+_DEEPEST = 65_535
+
 
 def read_picture(path: Path) -> Picture:
     """Decode a picture file.
 
-    Grey stays one channel: 8-bit values are divided by 255, 16-bit ones by 65,535. Palettes become colour, CMYK becomes
-    RGB, transparency is laid over black (the background of radiology, and what masks leave out). The EXIF rotation is
+    Grey stays one channel: 8-bit values are divided by 255, 16-bit ones by 65,535 (also where only 12 bits are used),
+    floating point is taken as it is. 16-bit colour is read with 8 bits. Palettes become colour, CMYK becomes RGB;
+    transparency is laid over black, the background of radiology and of what masks leave out. The EXIF rotation is
     applied. Of several frames the first is taken.
 
+    Args:
+        path: the file.
+
+    Returns:
+        Pixels (height, width, 1 or 3) and the SHA-256 of the file's bytes.
+
     Raises:
-        PictureError: if the file is missing, empty, truncated, too large or no picture.
+        PictureError: if the file is missing, empty, truncated, too large or no picture; the message is one line.
     """
     try:
+        if not path.is_file():
+            raise PictureError("not a file" if path.exists() else "the file does not exist")
+        size = path.stat().st_size
+        if size > _LARGEST_FILE:
+            raise PictureError(f"{size / 2**30:.1f} GiB; at most {_LARGEST_FILE / 2**30:.0f} GiB is read")
         content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise PictureError("the file does not exist") from error
-    except OSError as error:
-        raise PictureError(f"the file cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise PictureError(f"the file cannot be read: {_line(error)}") from error
     if not content:
         raise PictureError("the file is empty")
     return Picture(_decode(content), hashlib.sha256(content).hexdigest())
@@ -42,47 +57,60 @@ def read_picture(path: Path) -> Picture:
 
 def _decode(content: bytes) -> NDArray[np.float32]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module="PIL")
         try:
-            with Image.open(io.BytesIO(content)) as picture:
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
                 width, height = picture.size
                 if width * height > LARGEST:
-                    raise PictureError(f"{width} x {height} pixels; at most {LARGEST / 1e6:.0f} million are read")
+                    raise PictureError(f"{width} x {height} pixels; {_AT_MOST}")
                 picture.load()
                 return _pixels(ImageOps.exif_transpose(picture))
+        except PictureError:
+            raise
         except Image.DecompressionBombError as error:
-            raise PictureError(f"too many pixels; at most {LARGEST / 1e6:.0f} million are read") from error
-        except Image.UnidentifiedImageError as error:
-            raise PictureError("not a picture, or of a format that is not read") from error
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-            raise PictureError(f"damaged: {error}") from error
+            raise PictureError(f"far too many pixels; {_AT_MOST}") from error
+        except UnidentifiedImageError as error:
+            raise PictureError(f"not a picture of a known format ({', '.join(_FORMATS)})") from error
+        except Exception as error:  # on damaged bytes Pillow's parsers raise almost anything
+            raise PictureError(f"the picture cannot be decoded: {_line(error)}") from error
+
+
+_AT_MOST = f"at most {LARGEST // 1_000_000} million are read"
+
+
+def _line(error: Exception) -> str:
+    """An error's words on one line, without the file's full path."""
+    text = error.strerror if isinstance(error, OSError) else str(error)
+    return " ".join((text or str(error)).split()) or type(error).__name__
 
 
 def _pixels(picture: Image.Image) -> NDArray[np.float32]:
     if picture.mode.startswith("I") or picture.mode == "F":
         return _deep(picture)
-    if picture.mode in ("1", "L"):
-        return _scaled(picture.convert("L"))
-    if picture.mode in ("LA", "La"):
-        grey, opacity = (np.asarray(band, np.float32) for band in picture.convert("LA").split())
-        return (grey * opacity / 255**2)[..., None]
-    if picture.mode in ("RGBA", "RGBa", "PA") or "transparency" in picture.info:
-        clear = picture.convert("RGBA")
-        over_black = Image.new("RGBA", clear.size, (0, 0, 0, 255))
-        return _scaled(Image.alpha_composite(over_black, clear).convert("RGB"))
-    return _scaled(picture.convert("RGB"))
+    clear = picture.has_transparency_data
+    if picture.mode in ("1", "L", "LA", "La"):
+        return _over_black(picture.convert("LA")) if clear else _scaled(picture.convert("L"))
+    return _over_black(picture.convert("RGBA")) if clear else _scaled(picture.convert("RGB"))
+
+
+def _over_black(picture: Image.Image) -> NDArray[np.float32]:
+    """LA or RGBA to one or three channels."""
+    values = _scaled(picture)
+    return values[..., :-1] * values[..., -1:]
 
 
 def _scaled(picture: Image.Image) -> NDArray[np.float32]:
-    pixels = np.asarray(picture, np.float32) / np.float32(255)
+    pixels: NDArray[np.float32] = np.divide(np.asarray(picture), np.float32(255), dtype=np.float32)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _deep(picture: Image.Image) -> NDArray[np.float32]:
-    """16- and 32-bit integers by the range of 16 bits, floating point as it is; refused outside [0, 1]."""
-    values = np.asarray(picture).astype(np.float64)
-    if picture.mode != "F":
-        values /= 65_535
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-        raise PictureError(f"values from {values.min():g} to {values.max():g} of mode {picture.mode}; expected 16 bits or [0, 1]")
-    return values.astype(np.float32)[..., None]
+    """Integers by the range of 16 bits, floating point as it is; what lies outside has no known scale."""
+    values = np.asarray(picture)
+    low, high = float(values.min()), float(values.max())
+    largest = 1 if picture.mode == "F" else _DEEPEST
+    if not (low >= 0 and high <= largest):  # written so that NaN is refused too
+        kind = "floating point in [0, 1]" if picture.mode == "F" else f"whole numbers from 0 to {_DEEPEST}"
+        raise PictureError(f"values from {low:g} to {high:g} have no known scale; expected {kind}")
+    pixels: NDArray[np.float32] = np.divide(values, np.float32(largest), dtype=np.float32)
+    return pixels[..., None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,9 @@ from titer.errors import InputError
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 _PATHS = ("file_name", "path")
-_OWN = {*_PATHS, "id", "label", "caption", "split", "group", "question", "answer"}
+_OWN = ("id", "label", "caption", "split", "group")
+
+Records = tuple[list[str], list[dict[str, Any]]]  # columns in file order; cells by column
 
 
 @dataclass(frozen=True)
@@ -30,84 +34,126 @@ class Row:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
-def table_rows(file: Path) -> list[Row]:
-    """The rows of a table; no picture is opened. An empty cell is an absent value.
+def table_rows(file: Path) -> tuple[list[Row], tuple[str, ...]]:
+    """The rows of a table, and its columns that are attributes; no picture is opened.
+
+    An empty cell is an absent value. Paths are relative to the table.
 
     Raises:
-        InputError: for a file that cannot be read, is empty, or lacks a column it needs.
+        InputError: for a file that cannot be read, is empty, or lacks a column it needs, and for paths that lead out of
+            the table's directory.
     """
-    records = _READERS[file.suffix.lower()](file)
+    columns, records = _READERS[file.suffix.lower()](file)
     if not records:
         raise InputError(f"{file} has no rows")
-    columns = list(records[0])
     path = next((name for name in _PATHS if name in columns), None)
     if path is None:
         raise InputError(f"{file}: expected a column 'file_name' or 'path', got {', '.join(columns)}")
     if "label" not in columns and "caption" not in columns:
         raise InputError(f"{file}: expected a column 'label' or 'caption', got {', '.join(columns)}")
-    return [_row(file, line, record, path) for line, record in enumerate(records, start=1)]
+    attributes = tuple(name for name in columns if name not in (path, *_OWN))
+    return [_row(file, line, record, path, attributes) for line, record in enumerate(records, start=1)], attributes
 
 
-def _row(file: Path, line: int, record: Mapping[str, Any], path: str) -> Row:
-    values = {str(name): _cell(value) for name, value in record.items()}
-    if values[path] is None:
+def _row(file: Path, line: int, record: Mapping[str, Any], path: str, attributes: Sequence[str]) -> Row:
+    values = {name: _cell(value) for name, value in record.items()}
+    place = values.get(path)
+    if place is None:
         raise InputError(f"{file}: row {line} has no {path}")
+    for name in (path, *_OWN):
+        if isinstance(record.get(name), list | dict):
+            raise InputError(f"{file}: row {line}: expected one value for {name!r}, got {record[name]!r}")
     return Row(
-        path=str(values[path]).replace("\\", "/").removeprefix("./"),
+        path=_relative(file, line, place),
         label=values.get("label"),
         split=values.get("split") or "test",
         id=values.get("id"),
         caption=values.get("caption"),
         group=values.get("group"),
-        attributes={name: value for name, value in values.items() if name not in _OWN and value is not None},
+        attributes={name: value for name in attributes if (value := values.get(name)) is not None},
     )
 
 
 def _cell(value: object) -> str | None:
-    if value is None or (isinstance(value, float) and value != value):
+    if value is None or value != value:  # NaN
         return None
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    # a column of whole numbers becomes floating point as soon as one cell is empty
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
     return text.strip() or None
 
 
-def _csv(file: Path) -> list[dict[str, Any]]:
+def _relative(file: Path, line: int, text: str) -> str:
+    """A path relative to the table's directory, in one spelling."""
+    root = file.parent.absolute().as_posix().rstrip("/") + "/"
+    path = posixpath.normpath(text.replace("\\", "/").removeprefix(root))
+    if path.startswith(("/", "../")) or re.match("[A-Za-z]:/", path) or path == "..":
+        raise InputError(f"{file}: row {line}: {text!r} is outside the data; expected a path below {file.parent}")
+    return path
+
+
+def _csv(file: Path) -> Records:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines, restkey="")
-            rows = list(reader)
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            reader = csv.reader(text)
+            header = [name.strip() for name in next(reader, [])]
+            columns = _unique(file, [name for name in header if name])  # pandas leaves its index column without a name
+            rows = [_cells(file, reader.line_num, header, cells) for cells in reader if any(map(str.strip, cells))]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file} is not a readable CSV file: {error}") from error
-    for line, row in enumerate(rows, start=2):
-        if "" in row or None in row.values():
-            raise InputError(f"{file}: line {line} has {'more' if '' in row else 'fewer'} cells than the header")
-    return rows
+        raise InputError(f"{file} is not a readable CSV file in UTF-8: {error}") from error
+    return columns, rows
 
 
-def _jsonl(file: Path) -> list[dict[str, Any]]:
+def _cells(file: Path, line: int, header: list[str], cells: list[str]) -> dict[str, Any]:
+    if len(cells) < len(header) or any(map(str.strip, cells[len(header) :])):  # spreadsheets append empty cells
+        raise InputError(f"{file}: line {line}: expected {len(header)} cells as in the header, got {len(cells)}")
+    return {name: cell for name, cell in zip(header, cells, strict=False) if name}
+
+
+def _jsonl(file: Path) -> Records:
     rows = []
-    for line, text in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{file}: line {line} is not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{file}: line {line}: expected an object, got {type(row).__name__}")
-        rows.append(row)
-    columns: Sequence[str] = list(dict.fromkeys(name for row in rows for name in row))
-    return [{name: row.get(name) for name in columns} for row in rows]
+    try:
+        with file.open(encoding="utf-8-sig") as lines:  # splitlines() would also split at U+2028 inside a text
+            for line, text in enumerate(lines, start=1):
+                if text.strip():
+                    rows.append(_object(file, line, text))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not in UTF-8: {error}") from error
+    return list(dict.fromkeys(name for row in rows for name in row)), rows
 
 
-def _parquet(file: Path) -> list[dict[str, Any]]:
+def _object(file: Path, line: int, text: str) -> dict[str, Any]:
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: line {line} is not valid JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise InputError(f"{file}: line {line}: expected an object, got {type(row).__name__}")
+    return row
+
+
+def _parquet(file: Path) -> Records:
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
     try:
-        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+        schema = parquet.read_schema(file)
+        columns = _unique(file, [each.name for each in schema if not each.name.startswith("__index_level_")])
+        # pictures stored inside the table would fill the memory
+        binary = {each.name for each in schema if types.is_binary(each.type) or types.is_large_binary(each.type)}
+        columns = [name for name in columns if name not in binary and not types.is_struct(schema.field(name).type)]
+        rows: list[dict[str, Any]] = parquet.read_table(file, columns=columns).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{file} is not a readable Parquet file: {error}") from error
-    return rows
+    return columns, rows
 
 
-_READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+def _unique(file: Path, columns: list[str]) -> list[str]:
+    for name in columns:
+        if columns.count(name) > 1:
+            raise InputError(f"{file}: the column {name!r} is there {columns.count(name)} times; expected it once")
+    return columns
+
+
+_READERS: dict[str, Callable[[Path], Records]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
