@@ -12,9 +12,10 @@ from pathlib import Path
 from titer.data import phantoms
 from titer.data.classes import class_texts
 from titer.data.example import ClassText, Data, Example, Picture
+from titer.data.folder import folder_rows
 from titer.data.pictures import read_picture
 from titer.data.splits import ALL, limited, of_split
-from titer.data.table import Row
+from titer.data.table import SUFFIXES, Row, table_rows
 from titer.errors import InputError, unknown
 
 EMBEDDED = ("titer:phantoms",)
@@ -62,10 +63,26 @@ def load_all(name: str | Path) -> Data:
 
 
 def _missing(path: Path) -> InputError:
-    siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, siblings, n=1)
-    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    if not path.parent.is_dir():
+        return InputError(f"there is no data set at {path}: {path.parent} does not exist either")
+    beside = [other.name for other in path.parent.iterdir() if other.is_dir() or other.suffix.lower() in SUFFIXES]
+    embedded = {full.partition(":")[2]: full for full in EMBEDDED}
+    near = difflib.get_close_matches(path.name, [*beside, *embedded], n=1)
+    hint = f"; did you mean {embedded.get(near[0]) or str(path.parent / near[0])!r}?" if near else ""
     return InputError(f"there is no data set at {path}{hint}")
+
+
+def _directory(root: Path) -> Data:
+    table = root / "metadata.csv"
+    rows, columns = table_rows(table) if table.exists() else (folder_rows(root), ())
+    return _from_rows(root.name if root.name not in ("", "..") else root.resolve().name, root, rows, columns)
+
+
+def _table(file: Path) -> Data:
+    if file.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{file}: expected a directory or a table ({', '.join(SUFFIXES)})")
+    rows, columns = table_rows(file)
+    return _from_rows(file.name, file.parent, rows, columns)
 
 
 def _from_rows(name: str, root: Path, rows: Sequence[Row], columns: tuple[str, ...]) -> Data:
