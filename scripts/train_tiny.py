@@ -36,7 +36,15 @@ UPSTREAM_SHARE = 0.7
 SETS = ("mednist", "brain_mri", "lung_histology", "blood_cells")
 PAIRS = ("blood_smears_captions", "cxr_covid")
 UNSEEN = "cxr_nih"
-WEIGHTS = {"mednist": 0.5, "brain_mri": 2.2, "lung_histology": 2.2, "blood_cells": 1.5, "phantoms": 1.3, "blood_smears_captions": 1.0, "cxr_covid": 0.7}
+WEIGHTS = {
+    "mednist": 0.5,
+    "brain_mri": 2.2,
+    "lung_histology": 2.2,
+    "blood_cells": 1.5,
+    "phantoms": 1.3,
+    "blood_smears_captions": 1.0,
+    "cxr_covid": 0.7,
+}
 FREE_TURNS = {"lung_histology", "blood_cells"}
 MIRRORED = {"brain_mri"}
 TEMPLATES = (
@@ -117,7 +125,9 @@ def upstream_items(data: Path) -> list[Item]:
             pixels = (square(Image.open(path), STORED) * 255).round().astype(np.uint8)
             label = row["label"] if name in SETS else name
             detail = row["caption"] if name in PAIRS else None
-            items.append(Item(name, row["file_name"], hashlib.sha256(path.read_bytes()).hexdigest(), label, detail, pixels))
+            items.append(
+                Item(name, row["file_name"], hashlib.sha256(path.read_bytes()).hexdigest(), label, detail, pixels)
+            )
     for index in range(SIZES["train"]):
         if is_upstream(identifier := f"train/{index}"):
             caption = phantom("train", index).caption
@@ -139,10 +149,21 @@ def make_tokenizer(corpus: Sequence[str]) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|startoftext|>", "<|endoftext|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=2000, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        corpus,
+        trainers.BpeTrainer(vocab_size=2000, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
     start, end = (tokenizer.token_to_id(token) for token in special)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{special[0]} $A {special[1]}", special_tokens=[(special[0], start), (special[1], end)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=special[0], eos_token=special[1], pad_token=special[1], model_max_length=77)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{special[0]} $A {special[1]}", special_tokens=[(special[0], start), (special[1], end)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=special[0],
+        eos_token=special[1],
+        pad_token=special[1],
+        model_max_length=77,
+    )
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
@@ -151,7 +172,13 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, projection_dim=128,
     )  # fmt: skip
     vision = CLIPVisionConfig(
-        hidden_size=192, intermediate_size=768, num_hidden_layers=6, num_attention_heads=6, image_size=SIZE, patch_size=16, projection_dim=128
+        hidden_size=192,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        image_size=SIZE,
+        patch_size=16,
+        projection_dim=128,
     )
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=128))
 
@@ -189,7 +216,12 @@ def augment(stored: Tensor, free: Tensor, mirrored: Tensor, generator: torch.Gen
 
 def encode_texts(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> Tensor:
     tokens = tokenizer(list(texts), padding=True, return_tensors="pt", truncation=True)
-    return F.normalize(model.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).pooler_output.float(), dim=-1)
+    return F.normalize(
+        model.get_text_features(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).pooler_output.float(),
+        dim=-1,
+    )
 
 
 def encode_images(model: CLIPModel, images: Tensor) -> Tensor:
@@ -208,7 +240,14 @@ def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, positive: Ten
 
 
 @torch.inference_mode()
-def accuracy(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, data: Path, words: dict[str, dict[str, str]], split: str, names: Sequence[str]) -> dict[str, tuple[int, int]]:
+def accuracy(
+    model: CLIPModel,
+    tokenizer: PreTrainedTokenizerFast,
+    data: Path,
+    words: dict[str, dict[str, str]],
+    split: str,
+    names: Sequence[str],
+) -> dict[str, tuple[int, int]]:
     """Zero-shot (right, all) per set, with the words of classes.json alone."""
     model.eval()
     found = {}
@@ -222,7 +261,10 @@ def accuracy(model: CLIPModel, tokenizer: PreTrainedTokenizerFast, data: Path, w
         images = torch.from_numpy(np.stack([square(picture, SIZE) for picture, _ in pictures])).permute(0, 3, 1, 2)
         features = torch.cat([encode_images(model, part) for part in images.split(256)])
         answers = (features @ texts.T).argmax(1).tolist()
-        found[name] = (sum(labels[answer] == label for answer, (_, label) in zip(answers, pictures, strict=True)), len(pictures))
+        found[name] = (
+            sum(labels[answer] == label for answer, (_, label) in zip(answers, pictures, strict=True)),
+            len(pictures),
+        )
     return found
 
 
@@ -234,14 +276,21 @@ def train(args: argparse.Namespace) -> None:
     corpus = [item.detail for item in items if item.detail]
     said = {label: text for name in (*SETS, "phantoms") for label, text in words[name].items()}
     for label, text in said.items():
-        corpus += [template.format(form) for form in (text, *NAMES.get(label, (label.replace("_", " "),))) for template in TEMPLATES] * 10
+        corpus += [
+            template.format(form)
+            for form in (text, *NAMES.get(label, (label.replace("_", " "),)))
+            for template in TEMPLATES
+        ] * 10
     with (args.data / "captions_text" / "roco_captions_ccby.csv").open(encoding="utf-8") as lines:
         corpus += [row["caption"] for row in csv.DictReader(lines)]
     tokenizer = make_tokenizer(corpus)
     model = make_model(tokenizer)
     averaged = make_model(tokenizer)
     averaged.load_state_dict(model.state_dict())
-    print(f"{len(items)} pictures read in {time.time() - began:.0f} s; {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
+    print(
+        f"{len(items)} pictures read in {time.time() - began:.0f} s; {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters",
+        flush=True,
+    )
 
     stored = torch.from_numpy(np.stack([item.pixels for item in items])).permute(0, 3, 1, 2)
     free = torch.tensor([item.source in FREE_TURNS for item in items])
@@ -249,16 +298,27 @@ def train(args: argparse.Namespace) -> None:
     chance = torch.tensor([WEIGHTS[item.source] for item in items])
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.98),
+    )
     warm = max(1, args.steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warm) / max(1, args.steps - warm))))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(
+            (step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warm) / max(1, args.steps - warm))
+        ),
+    )
     curve = []
     for step in range(args.steps):
         model.train()
         chosen = torch.multinomial(chance, args.batch, replacement=True, generator=generator)
         picked = [items[place] for place in chosen.tolist()]
         texts = sorted({say(item, said, chooser) for item in picked}, key=str)
-        positive = torch.tensor([[label == item.label and detail in (None, item.detail) for label, detail, _ in texts] for item in picked])
+        positive = torch.tensor(
+            [[label == item.label and detail in (None, item.detail) for label, detail, _ in texts] for item in picked]
+        )
         unclear = torch.tensor([[label == item.label for label, _, _ in texts] for item in picked]) & ~positive
         images = augment(stored[chosen], free[chosen], mirrored[chosen], generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
@@ -278,14 +338,27 @@ def train(args: argparse.Namespace) -> None:
         if (step + 1) % args.check == 0 or step + 1 == args.steps:
             val = accuracy(averaged, tokenizer, args.data, words, "val", (*SETS, "phantoms"))
             line = " ".join(f"{name} {right / total:.3f}" for name, (right, total) in val.items())
-            curve.append({"step": step + 1, "loss": round(loss.item(), 4), **{name: round(right / total, 4) for name, (right, total) in val.items()}})
+            curve.append(
+                {
+                    "step": step + 1,
+                    "loss": round(loss.item(), 4),
+                    **{name: round(right / total, 4) for name, (right, total) in val.items()},
+                }
+            )
             print(f"step {step + 1} loss {loss.item():.3f} {time.time() - began:.0f} s | val {line}", flush=True)
             save(args.out, averaged, tokenizer)
     test = accuracy(averaged, tokenizer, args.data, words, "test", (*SETS, UNSEEN, "phantoms"))
     metrics = {
         "test": {name: _interval(*counts) for name, counts in test.items()},
         "val_curve": curve,
-        "training": {"steps": args.steps, "batch": args.batch, "lr": args.lr, "seed": args.seed, "bf16": args.bf16, "minutes": round((time.time() - began) / 60, 1)},
+        "training": {
+            "steps": args.steps,
+            "batch": args.batch,
+            "lr": args.lr,
+            "seed": args.seed,
+            "bf16": args.bf16,
+            "minutes": round((time.time() - began) / 60, 1),
+        },
         "parameters": sum(p.numel() for p in averaged.parameters()),
         "pictures": {name: sum(item.source == name for item in items) for name in WEIGHTS},
     }
@@ -305,7 +378,13 @@ def say(item: Item, said: dict[str, str], chooser: random.Random) -> tuple[str, 
 
 def _interval(right: int, total: int) -> dict[str, float | int]:
     interval = binomtest(right, total).proportion_ci(method="wilson")
-    return {"right": right, "total": total, "accuracy": round(right / total, 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}
+    return {
+        "right": right,
+        "total": total,
+        "accuracy": round(right / total, 4),
+        "low": round(interval.low, 4),
+        "high": round(interval.high, 4),
+    }
 
 
 def save(out: Path, model: CLIPModel, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 20  # more names than this are not spelled out in a message
+
 
 class TiterError(Exception):
     """Base of all errors that titer raises on purpose."""
@@ -40,4 +42,5 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return InputError(f"unknown {kind} {name!r}{hint} (known: {', '.join(names) or 'none'})")
+    listed = f" (known: {', '.join(names) or 'none'})" if len(names) <= _LISTED else ""
+    return InputError(f"unknown {kind} {name!r}{hint}{listed}")

@@ -40,7 +40,9 @@ def imported(path: Path) -> set[str]:
 def test_imports_go_down(path: Path) -> None:
     own = path.relative_to(SOURCE).parts[0].removesuffix(".py")
     for name in imported(path) & set(RANK):
-        assert name == own or RANK[name] < RANK[own], f"{own} (layer {RANK[own] + 1}) imports {name} (layer {RANK[name] + 1})"
+        assert name == own or RANK[name] < RANK[own], (
+            f"{own} (layer {RANK[own] + 1}) imports {name} (layer {RANK[name] + 1})"
+        )
 
 
 def test_every_part_has_a_layer() -> None:

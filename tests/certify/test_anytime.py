@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from certify.driving import certificate, fixed, multinomial
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta, norm
 
+from certify.driving import certificate, fixed, multinomial
 from titer.certify import ABSTAIN, Anytime, Certificate
 from titer.errors import InputError
 
@@ -124,7 +124,9 @@ def test_wrong_settings_are_refused(settings: dict[str, object], word: str) -> N
 
 
 def test_votes_that_show_nothing_cost_the_whole_cap_and_abstain() -> None:
-    found = certificate(Anytime(n=500, radii=(0.0,)).certify(1.0, 0.001), lambda count: np.array([count - count // 2, count // 2]))
+    found = certificate(
+        Anytime(n=500, radii=(0.0,)).certify(1.0, 0.001), lambda count: np.array([count - count // 2, count // 2])
+    )
     assert (found.prediction, found.radius, found.draws) == (ABSTAIN, 0.0, 500)
     assert found.unsettled == (0.0,)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from certify.driving import certificate, fixed, multinomial
 from scipy.stats import norm
 
+from certify.driving import certificate, fixed, multinomial
 from titer.certify import ABSTAIN, Gaussian
 from titer.errors import InputError
 
@@ -31,7 +31,9 @@ def test_published_extremes(n: int, largest: float, fewest: int) -> None:
 
 
 def test_bound_of_all_votes() -> None:
-    assert certificate(Gaussian().certify(1.0, 0.001), fixed(10_000, 10_000)).p_lower == pytest.approx(0.99930946, abs=5e-9)
+    assert certificate(Gaussian().certify(1.0, 0.001), fixed(10_000, 10_000)).p_lower == pytest.approx(
+        0.99930946, abs=5e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,8 @@ def test_at_most_86_violations_in_1000_on_a_half_space() -> None:
 def test_median_radius_is_near_the_true_distance(distance: float) -> None:
     p = float(norm.cdf(distance))
     radii = [
-        certificate(Gaussian(n=100_000).certify(1.0, 0.001), multinomial([1 - p, p], seed)).radius for seed in range(101)
+        certificate(Gaussian(n=100_000).certify(1.0, 0.001), multinomial([1 - p, p], seed)).radius
+        for seed in range(101)
     ]
     assert 0.95 * distance < np.median(radii) <= distance
 

@@ -16,7 +16,9 @@ from titer.noise import BLOCK, NoiseStream, Purpose
 SIGMA = 0.5
 
 
-def half_space_job(sample: str, distance: float, methods: Sequence[Anytime | Gaussian], log: Counter[tuple[str, str, int]]) -> Job:
+def half_space_job(
+    sample: str, distance: float, methods: Sequence[Anytime | Gaussian], log: Counter[tuple[str, str, int]]
+) -> Job:
     """An image at a known distance from a plane, seen by classifiers that all agree."""
 
     def vote(purpose: Purpose, block: int) -> NDArray[np.int64]:
@@ -29,7 +31,9 @@ def half_space_job(sample: str, distance: float, methods: Sequence[Anytime | Gau
     return Job(sample, SIGMA, vote, [method.certify(SIGMA, 0.001) for method in methods], classes=2)
 
 
-def results(workers: int, in_flight: int, methods: Sequence[Anytime | Gaussian]) -> tuple[dict[tuple[str, int], Certificate], Counter[tuple[str, str, int]]]:
+def results(
+    workers: int, in_flight: int, methods: Sequence[Anytime | Gaussian]
+) -> tuple[dict[tuple[str, int], Certificate], Counter[tuple[str, str, int]]]:
     log: Counter[tuple[str, str, int]] = Counter()
     jobs = (half_space_job(f"image {place}", 0.08 * place - 0.3, methods, log) for place in range(12))
     finished = list(run_jobs(jobs, workers, in_flight))

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from certify.driving import drive, multinomial
 from scipy.stats import binomtest
 
+from certify.driving import drive, multinomial
 from titer.certify import ABSTAIN, Answer, Predict
 from titer.errors import InputError
 
@@ -28,7 +28,9 @@ def test_it_is_the_binomial_test_of_the_top_two() -> None:
 
 def test_a_wrong_answer_is_rarer_than_alpha() -> None:
     """Two classes tied: whatever it answers is wrong with respect to one of them."""
-    answers = [drive(Predict(n=100).certify(0.5, 0.05), multinomial([0.5, 0.5], seed)).prediction for seed in range(2000)]
+    answers = [
+        drive(Predict(n=100).certify(0.5, 0.05), multinomial([0.5, 0.5], seed)).prediction for seed in range(2000)
+    ]
     assert sum(found != ABSTAIN for found in answers) <= 140
 
 

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from certify.driving import certificate, multinomial
 from scipy.special import ndtri
 from scipy.stats import multinomial as law
 
+from certify.driving import certificate, multinomial
 from titer.certify import ABSTAIN, Anytime, Gaussian
 from titer.certify.runner_up import helps, runner_up_radius
 from titer.statistics.intervals import lower_bound, upper_bound
@@ -36,7 +36,9 @@ def test_naming_the_runner_up_is_invalid_and_ours_is_not() -> None:
     assert ours <= 86
 
 
-@pytest.mark.parametrize("probabilities", [(0.5, 0.5, 0.0), (0.4, 0.3, 0.3), (0.34, 0.33, 0.33), (0.5, 0.05, 0.45), (0.8, 0.1, 0.1)])
+@pytest.mark.parametrize(
+    "probabilities", [(0.5, 0.5, 0.0), (0.4, 0.3, 0.3), (0.34, 0.33, 0.33), (0.5, 0.05, 0.45), (0.8, 0.1, 0.1)]
+)
 @pytest.mark.parametrize("alpha", [0.01, 0.2])
 def test_overclaim_is_at_most_alpha_by_enumeration(probabilities: tuple[float, ...], alpha: float) -> None:
     draws = 40
@@ -66,7 +68,9 @@ def test_it_certifies_what_one_versus_rest_cannot() -> None:
     assert (found.prediction, found.bound) == (0, "runner-up")
     truth = float(ndtri(0.45) - ndtri(0.55 / 9)) / 2
     assert 0.85 * truth < found.radius < truth
-    sequential = certificate(Anytime(bound="runner-up", radii=(0.0, 0.5, 2.0)).certify(1.0, 0.001), multinomial(votes, 0))
+    sequential = certificate(
+        Anytime(bound="runner-up", radii=(0.0, 0.5, 2.0)).certify(1.0, 0.001), multinomial(votes, 0)
+    )
     assert (sequential.prediction, sequential.radius, sequential.bound) == (0, 0.5, "runner-up")
     assert 0.35 < sequential.p_lower < 0.45
 

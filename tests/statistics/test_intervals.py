@@ -41,7 +41,12 @@ def test_agreement_with_statsmodels(draws: int, data: st.DataObject) -> None:
 def test_bounds_rise_with_hits_and_alpha(draws: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, draws - 1))
     assert lower_bound(hits, draws, 0.01) < lower_bound(hits + 1, draws, 0.01)
-    assert lower_bound(hits, draws, 0.001) <= lower_bound(hits, draws, 0.01) <= hits / draws <= upper_bound(hits, draws, 0.01)
+    assert (
+        lower_bound(hits, draws, 0.001)
+        <= lower_bound(hits, draws, 0.01)
+        <= hits / draws
+        <= upper_bound(hits, draws, 0.01)
+    )
 
 
 def test_proportion_is_exact_and_empty_is_nan() -> None:

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from titer.certify.certificate import ABSTAIN, Certificate, Counts, Draws, Procedure, Proof
-from titer.certify.gaussian import BoundName
 from titer.certify.runner_up import helps, runner_up_radius
-from titer.certify.settings import check_settings
+from titer.certify.settings import BoundName, check_settings
 from titer.errors import InputError
 from titer.noise import BLOCK
 from titer.statistics.intervals import lower_bound
@@ -57,7 +56,7 @@ class Anytime:
     bound: BoundName = "one-vs-rest"
 
     def __post_init__(self) -> None:
-        check_settings(n0=self.n0, n=self.n, alpha=self.alpha)
+        check_settings(n0=self.n0, n=self.n, alpha=self.alpha, bound=self.bound)
         if not self.radii or min(self.radii) < 0 or not all(map(math.isfinite, self.radii)):
             raise InputError(f"radii: expected one or more numbers of at least 0, got {list(self.radii)}")
         if list(self.radii) != sorted(set(self.radii)):

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.special import ndtri
 
 from titer.certify.certificate import ABSTAIN, Certificate, Draws, Procedure
 from titer.certify.runner_up import helps, runner_up_radius
-from titer.certify.settings import check_settings
+from titer.certify.settings import BoundName, check_settings
 from titer.statistics.intervals import lower_bound
-
-BoundName = Literal["one-vs-rest", "runner-up"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Gaussian:
     bound: BoundName = "one-vs-rest"
 
     def __post_init__(self) -> None:
-        check_settings(n0=self.n0, n=self.n, alpha=self.alpha)
+        check_settings(n0=self.n0, n=self.n, alpha=self.alpha, bound=self.bound)
 
     def fewest_draws(self, alpha: float) -> int:
         """The least n that can certify anything: if all votes agree, the bound alpha^(1/n) must exceed 1/2."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from titer.errors import InputError
+from typing import Literal, get_args
+
+from titer.errors import InputError, unknown
+
+BoundName = Literal["one-vs-rest", "runner-up"]
 
 
-def check_settings(*, n: int, alpha: float, n0: int = 1) -> None:
-    """Refuse counts below one and an alpha outside (0, 1).
+def check_settings(*, n: int, alpha: float, n0: int = 1, bound: str = "one-vs-rest") -> None:
+    """Refuse counts below one, an alpha outside (0, 1) and a bound that does not exist.
 
     Raises:
         InputError: naming the value.
@@ -17,6 +21,8 @@ def check_settings(*, n: int, alpha: float, n0: int = 1) -> None:
         raise InputError(f"n is the number of draws: expected at least 1, got {n}")
     if not 0 < alpha < 1:
         raise InputError(f"alpha is an error probability: expected a value between 0 and 1, got {alpha:g}")
+    if bound not in get_args(BoundName):
+        raise unknown("bound", bound, get_args(BoundName))
 
 
 def check_sigma(sigma: float) -> None:
@@ -26,4 +32,6 @@ def check_sigma(sigma: float) -> None:
         InputError: naming the value.
     """
     if not 0 < sigma < float("inf"):
-        raise InputError(f"sigma is the standard deviation of the noise in [0, 1] pixels: expected above 0, got {sigma:g}")
+        raise InputError(
+            f"sigma is the standard deviation of the noise in [0, 1] pixels: expected above 0, got {sigma:g}"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,14 +27,22 @@ Sigma = Annotated[str, typer.Option("--sigma", help="Standard deviation of the n
 Alpha = Annotated[str, typer.Option("--alpha", help="Error probability per image.")]
 Split = Annotated[str, typer.Option("--split", help="Which split of the data set.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Take this many images, class-balanced.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Of the noise; a fresh one unless given, the recorded on resume.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Of the noise; a fresh one unless given, the recorded on resume.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", help="Threads; one per core unless given.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Most draws in flight; found by itself unless given.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Most draws in flight; found by itself unless given.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; found by itself unless given.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")]
 Images = Annotated[bool, typer.Option("--images/--no-images", help="Keep small thumbnails for the report.")]
-By = Annotated[list[str] | None, typer.Option("--by", help="Carry this column of the table (site, sex, ...); repeatable.")]
-Channels = Annotated[int, typer.Option("--noise-channels", help="1 draws once and replicates, for one-channel pictures.")]
+By = Annotated[
+    list[str] | None, typer.Option("--by", help="Carry this column of the table (site, sex, ...); repeatable.")
+]
+Channels = Annotated[
+    int, typer.Option("--noise-channels", help="1 draws once and replicates, for one-channel pictures.")
+]
 Estimate = Annotated[bool, typer.Option("--estimate", help="Say draws, time and memory to expect, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -54,14 +62,23 @@ def certify(
     template: Template = None,
     certifier: Annotated[str, typer.Option("--certifier", help="anytime or gaussian.")] = "anytime",
     n0: Annotated[int | None, typer.Option("--n0", help="Selection draws (100).")] = None,
-    n: Annotated[int | None, typer.Option("--n", help="Estimation draws: exactly (gaussian), at most (anytime) (10000).")] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", help="Estimation draws: exactly (gaussian), at most (anytime) (10000).")
+    ] = None,
     alpha: Alpha = "0.001",
     radii: Annotated[
-        str | None, typer.Option("--radii", help="anytime: one radius to decide, or several for a curve (0,0.1,0.25,0.5,0.75,1).")
+        str | None,
+        typer.Option("--radii", help="anytime: one radius to decide, or several for a curve (0,0.1,0.25,0.5,0.75,1)."),
     ] = None,
-    tolerance: Annotated[str | None, typer.Option("--tolerance", help="anytime: the radius itself, within this share of it.")] = None,
-    bound: Annotated[str | None, typer.Option("--bound", help="runner-up: bound the second class where that helps.")] = None,
-    joint: Annotated[bool, typer.Option("--joint", help="Share alpha among all certificates, so that all hold together.")] = False,
+    tolerance: Annotated[
+        str | None, typer.Option("--tolerance", help="anytime: the radius itself, within this share of it.")
+    ] = None,
+    bound: Annotated[
+        str | None, typer.Option("--bound", help="runner-up: bound the second class where that helps.")
+    ] = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Share alpha among all certificates, so that all hold together.")
+    ] = False,
     guarantee: Annotated[str | None, typer.Option("--guarantee", help="What the certificates should say.")] = None,
     split: Split = "test",
     limit: Limit = None,
@@ -208,4 +225,6 @@ def _summary(finished: Any, json: bool) -> None:
     samples = finished.info["samples"]
     columns = list(vars(rows[0])) if rows else []
     table([name.replace("_", " ") for name in columns], [list(vars(row).values()) for row in rows])
-    note(f"{samples['done']} of {samples['expected']} images done, {samples['failed']} failed; records in {finished.path}")
+    note(
+        f"{samples['done']} of {samples['expected']} images done, {samples['failed']} failed; records in {finished.path}"
+    )

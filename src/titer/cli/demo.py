@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
     app.command("demo")(demo)
 
 
-def demo(out: Annotated[Path, typer.Option("--out", help="Where the runs and the page go.")] = Path("titer-demo")) -> None:
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where the runs and the page go.")] = Path("titer-demo"),
+) -> None:
     """Check, certify and report on the embedded model and data.
 
     Example: titer demo --out runs/demo
@@ -28,11 +30,20 @@ def demo(out: Annotated[Path, typer.Option("--out", help="Where the runs and the
     check(model="titer:tiny", data="titer:phantoms")
     note("certifying 60 phantoms at sigma 0.1 and 0.25 ...")
     run = titer.certify(
-        "titer:tiny", "titer:phantoms", sigma=(0.1, 0.25), n=2000, limit=60, seed=0, out=out / "certify", command="titer demo"
+        "titer:tiny",
+        "titer:phantoms",
+        sigma=(0.1, 0.25),
+        n=2000,
+        limit=60,
+        seed=0,
+        out=out / "certify",
+        command="titer demo",
     )
     page = out / "report.html"
     titer.report([run], out=page)
     for sigma in (0.1, 0.25):
         share = run.certified_accuracy(0.1, sigma=sigma)
-        print(f"sigma {sigma}: certified accuracy at radius 0.1 is {share.estimate:.2f} ({share.low:.2f} to {share.high:.2f})")
+        print(
+            f"sigma {sigma}: certified accuracy at radius 0.1 is {share.estimate:.2f} ({share.low:.2f} to {share.high:.2f})"
+        )
     note(f"done in {time.perf_counter() - began:.0f} seconds; open {page} in a browser")

@@ -69,7 +69,7 @@ def _known() -> dict[str, dict[str, str]]:
 
     return {
         "models": {
-            "titer:tiny": "the embedded CLIP, 64 pixels; its card is titer/models/tiny/README.md",
+            "titer:tiny": "the embedded CLIP, 80 pixels; its card is titer/models/tiny/README.md",
             "DIRECTORY": "a CLIP or SigLIP model in Hugging Face layout",
             "OWNER/NAME": "a Hugging Face hub id, such as vinid/plip",
         },

@@ -16,16 +16,18 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, or per-image TSV files of the field.", metavar="RUN...")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories, or per-image TSV files of the field.", metavar="RUN...")
+    ],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")],
-    by: Annotated[str | None, typer.Option("--by", help="Break results down by a column that the records carry.")] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", help="Break results down by a column that the records carry.")
+    ] = None,
 ) -> None:
     """Write one self-contained HTML page about one or more runs.
 
     Example: titer report runs/first --out first.html
     """
-    from titer.report.page import write_page
-    from titer.results.foreign import open_results
+    from titer.report.page import report as write
 
-    write_page([open_results(run) for run in runs], out, by)
-    note(f"wrote {out}")
+    note(f"wrote {write(runs, out, by)}")

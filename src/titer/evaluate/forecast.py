@@ -81,7 +81,9 @@ def _pilot(chosen: Plan, workers: int) -> Iterator[tuple[float, float]]:
                 continue
             for sigma in chosen.sigmas:
                 procedures = [Predict(n=100).certify(sigma, chosen.alpha) for _ in chosen.classifiers]
-                yield Job(example.id, sigma, partial(voter, image, example.id, sigma), procedures, len(chosen.data.classes))
+                yield Job(
+                    example.id, sigma, partial(voter, image, example.id, sigma), procedures, len(chosen.data.classes)
+                )
 
     for finished in run_jobs(jobs(), workers, 2 * workers, one_thread):
         counts = finished.statement.counts

@@ -218,7 +218,9 @@ def _classifiers(
         return dict(prompts)
     for name in prompts:
         if name != "zero-shot":
-            raise InputError(f"--prompts {name}: expected 'zero-shot'; learned prompts cannot be loaded by this version")
+            raise InputError(
+                f"--prompts {name}: expected 'zero-shot'; learned prompts cannot be loaded by this version"
+            )
     names = [*prompts, *templates]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
@@ -508,7 +510,9 @@ class _Session:
                     sample=example.id,
                     sigma=sigma,
                     vote=partial(voter, image, example.id, sigma),
-                    procedures=[self.plan.method.certify(sigma, self.plan.alpha, self.plan.gap) for _ in voter.classifiers],
+                    procedures=[
+                        self.plan.method.certify(sigma, self.plan.alpha, self.plan.gap) for _ in voter.classifiers
+                    ],
                     classes=len(self.plan.data.classes),
                 )
 

@@ -75,7 +75,9 @@ def zero_shot(encoder: Encoder, classes: Sequence[Named], template: str = "{}", 
         encoder=encoder,
         head=partial(_cosine_logits, class_features, encoder.logit_scale),
         classes=tuple(named.label for named in classes),
-        fingerprint=fingerprint_of({}, "zero-shot", [(named.label, group) for named, group in zip(classes, texts, strict=True)]),
+        fingerprint=fingerprint_of(
+            {}, "zero-shot", [(named.label, group) for named, group in zip(classes, texts, strict=True)]
+        ),
     )
 
 

@@ -97,7 +97,9 @@ def wrap(
     device = weights[0].device if weights else torch.device("cpu")
     dtype = weights[0].dtype if weights else torch.float32
     preprocess = Preprocess(size=size, mean=mean, std=std)
-    states = {f"{place}.{key}": value for place, module in enumerate(modules) for key, value in module.state_dict().items()}
+    states = {
+        f"{place}.{key}": value for place, module in enumerate(modules) for key, value in module.state_dict().items()
+    }
     encoder = Encoder(
         name=name,
         image_tower=encode_image,
@@ -105,7 +107,9 @@ def wrap(
         preprocess=preprocess,
         dim=_probe(encode_image, encode_text, size, device, dtype),
         logit_scale=logit_scale,
-        fingerprint=fingerprint_of(states, name if fingerprint is None else fingerprint, preprocess, dtype, logit_scale),
+        fingerprint=fingerprint_of(
+            states, name if fingerprint is None else fingerprint, preprocess, dtype, logit_scale
+        ),
         parameters=sum(weight.numel() for weight in weights),
         device=device,
         dtype=dtype,
@@ -113,7 +117,9 @@ def wrap(
     return encoder
 
 
-def _probe(encode_image: ImageTower, encode_text: TextTower, size: int, device: torch.device, dtype: torch.dtype) -> int:
+def _probe(
+    encode_image: ImageTower, encode_text: TextTower, size: int, device: torch.device, dtype: torch.dtype
+) -> int:
     with torch.inference_mode():
         images = encode_image(torch.zeros(2, 3, size, size, device=device, dtype=dtype))
         texts = encode_text(["one", "two", "three"])
@@ -124,7 +130,9 @@ def _probe(encode_image: ImageTower, encode_text: TextTower, size: int, device: 
         if not torch.isfinite(features).all():
             raise InputError(f"{what}: expected finite features, got nan or infinity")
     if images.shape[1] != texts.shape[1]:
-        raise InputError(f"image features have {images.shape[1]} entries, text features {texts.shape[1]}; expected one space")
+        raise InputError(
+            f"image features have {images.shape[1]} entries, text features {texts.shape[1]}; expected one space"
+        )
     return int(images.shape[1])
 
 

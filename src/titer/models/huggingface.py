@@ -58,7 +58,9 @@ def load_directory(directory: Path, name: str, device: torch.device, dtype: torc
         dim=config.projection_dim if kind == "clip" else config.vision_config.hidden_size,
         # SigLIP also adds a bias, the same for all classes: no answer depends on it
         logit_scale=float(model.logit_scale.exp()),
-        fingerprint=fingerprint_of(model.state_dict(), config.to_json_string(), tokenizer.backend_tokenizer.to_str(), preprocess, str(dtype)),
+        fingerprint=fingerprint_of(
+            model.state_dict(), config.to_json_string(), tokenizer.backend_tokenizer.to_str(), preprocess, str(dtype)
+        ),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=device,
         dtype=dtype,
@@ -111,5 +113,7 @@ def _tokens(tokenizer: Any, texts: Sequence[str], length: int, fixed: bool) -> A
         if count > length:
             raise InputError(f"a class text has {count} tokens, the text tower takes {length}: {text[:60]!r}...")
     if fixed:
-        return tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt", return_attention_mask=False)
+        return tokenizer(
+            list(texts), padding="max_length", max_length=length, return_tensors="pt", return_attention_mask=False
+        )
     return tokenizer(list(texts), padding=True, return_tensors="pt")

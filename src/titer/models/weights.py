@@ -66,15 +66,21 @@ def load_strictly(module: nn.Module, weights: Weights, source: Path) -> None:
     """
     expected = module.state_dict()
     # older transformers stored these constants; they are not weights
-    weights = {name: tensor for name, tensor in weights.items() if not name.endswith("position_ids") or name in expected}
+    weights = {
+        name: tensor for name, tensor in weights.items() if not name.endswith("position_ids") or name in expected
+    }
     missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     if missing:
         raise InputError(f"{source}: {len(missing)} tensors are missing, such as {_some(missing)}")
     if unexpected:
-        raise InputError(f"{source}: {len(unexpected)} tensors do not belong to this model, such as {_some(unexpected)}")
+        raise InputError(
+            f"{source}: {len(unexpected)} tensors do not belong to this model, such as {_some(unexpected)}"
+        )
     for name, tensor in weights.items():
         if tensor.shape != expected[name].shape:
-            raise InputError(f"{source}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}")
+            raise InputError(
+                f"{source}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{source}: {name} holds nan or infinity")
     module.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})

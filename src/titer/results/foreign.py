@@ -46,7 +46,9 @@ def read_foreign(path: Path) -> Run:
         "prompts": {"foreign": ""},
         "model": {"name": "not recorded", "fingerprint": ""},
         "data": {"name": path.name, "split": "", "limit": None},
-        "classes": [{"label": str(label), "texts": []} for label in range(1 + max(_highest(record) for record in records))],
+        "classes": [
+            {"label": str(label), "texts": []} for label in range(1 + max(_highest(record) for record in records))
+        ],
         "samples": {"expected": len(records), "done": len(records), "failed": 0},
     }
     return Run(path, info, records, ())
@@ -109,11 +111,16 @@ def _cohen(run: Run, out: Path) -> list[Path]:
     if "radius" not in run.records[0]:
         raise InputError(f"{run.path} is a {run.info['verb']} run; Cohen's format needs radii, so a certify run")
     parts = list(cells(run))
-    several_prompts, several_sigmas = (len({getattr(cell, name) for cell in parts}) > 1 for name in ("prompts", "sigma"))
+    several_prompts, several_sigmas = (
+        len({getattr(cell, name) for cell in parts}) > 1 for name in ("prompts", "sigma")
+    )
     ids = {sample: place for place, sample in enumerate(sorted({record["sample_id"] for record in run.records}))}
     written = []
     for cell in parts:
-        names = [*([_safe(cell.prompts)] if several_prompts else []), *([f"sigma_{cell.sigma:g}"] if several_sigmas else [])]
+        names = [
+            *([_safe(cell.prompts)] if several_prompts else []),
+            *([f"sigma_{cell.sigma:g}"] if several_sigmas else []),
+        ]
         path = out.with_name(".".join([out.stem, *names]) + out.suffix)
         lines = ["\t".join(HEADER), *(_cohen_line(ids[record["sample_id"]], record) for record in cell.records)]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -155,7 +162,9 @@ def _latex(run: Run, out: Path) -> list[Path]:
     shown = sorted({radius for cell in parts for radius in radii_shown(cell)})
     rows = [r"\begin{tabular}{ll" + "r" * len(shown) + "}", r"\toprule"]
     rows.append(" & ".join(["prompts", r"$\sigma$", *(f"$r={radius:g}$" for radius in shown)]) + r" \\ \midrule")
-    rows += [" & ".join([_escaped(cell.prompts), f"{cell.sigma:g}", *_latex_cells(cell, shown)]) + r" \\" for cell in parts]
+    rows += [
+        " & ".join([_escaped(cell.prompts), f"{cell.sigma:g}", *_latex_cells(cell, shown)]) + r" \\" for cell in parts
+    ]
     out.write_text("\n".join([*rows, r"\bottomrule", r"\end{tabular}"]) + "\n", encoding="utf-8")
     return [out]
 

@@ -115,7 +115,9 @@ class RunWriter:
         try:
             self._lock.acquire(blocking=False)
         except Timeout as error:
-            raise InputError(f"another process is writing to {self.path}; wait for it or choose another --out") from error
+            raise InputError(
+                f"another process is writing to {self.path}; wait for it or choose another --out"
+            ) from error
         try:
             self._resume()
         except BaseException:
@@ -123,7 +125,9 @@ class RunWriter:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stream.close()
         self._lock.release()
 
@@ -132,7 +136,9 @@ class RunWriter:
         if earlier is not None:
             differences = _differences(earlier.get("identity", {}), self.info["identity"])
             if differences:
-                raise InputError(f"{self.path} belongs to other settings: {'; '.join(differences)}; choose another --out")
+                raise InputError(
+                    f"{self.path} belongs to other settings: {'; '.join(differences)}; choose another --out"
+                )
         whole = _whole_lines(self._lines)
         if self._lines.exists():
             os.truncate(self._lines, sum(len(line.encode()) + 1 for line in whole))

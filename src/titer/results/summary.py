@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from titer.errors import InputError
 from titer.results.store import Record, Run
 from titer.statistics import curves
 from titer.statistics.intervals import Interval, clustered
+
+_GRID = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,22 @@ class Cell:
         """Whether the run decided one radius above 0: then -1 means "not certified at r", and is no abstention."""
         settings = self.run.info.get("settings", {})
         radii = settings.get("radii") or ()
-        return settings.get("certifier") == "anytime" and not settings.get("tolerance") and len(radii) == 1 and radii[0] > 0
+        return (
+            settings.get("certifier") == "anytime"
+            and not settings.get("tolerance")
+            and len(radii) == 1
+            and radii[0] > 0
+        )
 
 
 def cells(run: Run) -> Iterator[Cell]:
     """The parts of a run, by prompt set and sigma in the order of its settings."""
-    keys = dict.fromkeys((record["prompts"], float(record["sigma"])) for record in run.records)
+    found: dict[tuple[str, float], list[Record]] = {}
+    for record in run.records:
+        found.setdefault((record["prompts"], record["sigma"]), []).append(record)
     order = list(run.info.get("prompts", {}))
-    for prompts, sigma in sorted(keys, key=lambda key: (key[1], order.index(key[0]) if key[0] in order else 0)):
-        chosen = tuple(r for r in run.records if r["prompts"] == prompts and float(r["sigma"]) == sigma)
-        yield Cell(run, prompts, sigma, chosen)
+    for prompts, sigma in sorted(found, key=lambda key: (key[1], order.index(key[0]) if key[0] in order else 0)):
+        yield Cell(run, prompts, sigma, tuple(found[prompts, sigma]))
 
 
 def one_cell(run: Run, prompts: str | None = None, sigma: float | None = None) -> Cell:
@@ -107,7 +116,8 @@ def _overview_row(cell: Cell) -> OverviewRow:
     if run_certifies(cell.run):
         shown = [radius for radius in radii_shown(cell) if radius > 0]
         certified = ", ".join(
-            f"{radius:g}: {curves.certified_accuracy(correct(records), radii(records), radius).estimate:.3f}" for radius in shown
+            f"{radius:g}: {curves.certified_accuracy(correct(records), radii(records), radius).estimate:.3f}"
+            for radius in shown
         )
     return OverviewRow(
         prompts=cell.prompts,
@@ -126,15 +136,25 @@ def run_certifies(run: Run) -> bool:
 
 
 def radii_shown(cell: Cell) -> list[float]:
-    """Radii at which tables show certified accuracy: those asked for, else a grid up to the largest found."""
-    asked: Any = cell.run.info.get("settings", {}).get("radii")
-    if asked and not cell.run.info["settings"].get("tolerance"):
-        return [float(radius) for radius in asked]
-    largest = float(radii(cell.records).max(initial=0.0))
-    grid = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
-    return [radius for radius in grid if radius <= max(largest, 0.1)]
+    """Radii at which tables show certified accuracy: those asked for, else a grid, as far as draws could prove them."""
+    settings: Any = cell.run.info.get("settings", {})
+    asked = settings.get("radii") if not settings.get("tolerance") else None
+    largest = largest_provable(cell)
+    return [float(radius) for radius in asked or _GRID if radius <= largest]
+
+
+def largest_provable(cell: Cell) -> float:
+    """Sigma * Phi^-1(alpha^(1/n)): what unanimous votes would prove. Beyond it nothing was measured."""
+    n, alpha = cell.run.info.get("settings", {}).get("n"), cell.records[0].get("alpha")
+    if n is None or alpha is None:
+        return float(radii(cell.records).max(initial=0.1))
+    return cell.sigma * float(ndtri(alpha ** (1 / n)))
 
 
 def spoken(interval: Interval) -> str:
     """An interval as text: ``0.812 (0.750 to 0.862)``."""
-    return "-" if interval.estimate != interval.estimate else f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+    return (
+        "-"
+        if interval.estimate != interval.estimate
+        else f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+    )

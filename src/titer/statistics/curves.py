@@ -25,7 +25,11 @@ def certified(correct: ArrayLike, radius: ArrayLike, at: float, strict: bool = F
 
 
 def certified_accuracy(
-    correct: ArrayLike, radius: ArrayLike, at: float, groups: Sequence[Hashable | None] | None = None, strict: bool = False
+    correct: ArrayLike,
+    radius: ArrayLike,
+    at: float,
+    groups: Sequence[Hashable | None] | None = None,
+    strict: bool = False,
 ) -> Interval:
     """Share of *all* images that are right and certified at a radius; abstentions and mistakes count against it."""
     hits = certified(correct, radius, at, strict)

@@ -20,7 +20,9 @@ def ellipse(x: float, y: float, width: float, height: float, angle: float = 0.0,
     return _edge(np.hypot(*_turned(x, y, angle, width, height)), soft / min(width, height))
 
 
-def blob(x: float, y: float, radius: float, roughness: float, generator: np.random.Generator, soft: float = 0.02) -> Field:
+def blob(
+    x: float, y: float, radius: float, roughness: float, generator: np.random.Generator, soft: float = 0.02
+) -> Field:
     """A disc whose outline wavers by ``roughness`` (0 is round, 0.4 is ragged)."""
     across, down = X - x, Y - y
     angle = np.arctan2(down, across)
@@ -56,7 +58,9 @@ def jitter(generator: np.random.Generator, colour: tuple[float, ...], amount: fl
     return tuple(float(value) for value in np.clip(np.asarray(colour) + generator.normal(scale=amount, size=3), 0, 1))
 
 
-def scattered(generator: np.random.Generator, count: int, distance: float, margin: float = 0.05) -> list[tuple[float, float]]:
+def scattered(
+    generator: np.random.Generator, count: int, distance: float, margin: float = 0.05
+) -> list[tuple[float, float]]:
     """Up to ``count`` places that keep a distance from each other."""
     places: list[tuple[float, float]] = []
     for _ in range(count * 12):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from titer.data.phantoms.canvas import SIDE, X, Y, Field, blob, ellipse, jitter, paint, scattered, stroke, texture
+from titer.data.phantoms.canvas import SIDE, Field, X, Y, blob, ellipse, jitter, paint, scattered, stroke, texture
 
 Drawing = tuple[Field, str]
 
@@ -18,7 +18,9 @@ def _tissue(generator: np.random.Generator, colour: tuple[float, ...] = _PINK) -
 
 
 def _nucleus(canvas: Field, x: float, y: float, size: float, generator: np.random.Generator) -> None:
-    shape = ellipse(x, y, size * generator.uniform(0.8, 1.2), size * generator.uniform(0.7, 1.0), generator.uniform(0, np.pi), 0.015)
+    shape = ellipse(
+        x, y, size * generator.uniform(0.8, 1.2), size * generator.uniform(0.7, 1.0), generator.uniform(0, np.pi), 0.015
+    )
     paint(canvas, shape, jitter(generator, _PURPLE, 0.05), generator.uniform(0.75, 0.95))
 
 
@@ -54,7 +56,11 @@ def stroma(generator: np.random.Generator) -> Drawing:
     canvas = _tissue(generator)
     angle = generator.uniform(0, np.pi)
     across = X * np.cos(angle) + Y * np.sin(angle) + 0.03 * texture(generator, 0.12)
-    canvas += 0.09 * np.sin(across * generator.uniform(70, 110) + texture(generator, 0.1))[..., None] * np.array([0.4, 1.0, 0.7])
+    canvas += (
+        0.09
+        * np.sin(across * generator.uniform(70, 110) + texture(generator, 0.1))[..., None]
+        * np.array([0.4, 1.0, 0.7])
+    )
     along = np.array([-np.sin(angle), np.cos(angle)])
     for x, y in scattered(generator, int(generator.integers(10, 22)), 0.09):
         paint(canvas, stroke(x, y, *(np.array([x, y]) + 0.06 * along), 0.009), jitter(generator, _PURPLE), 0.85)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from titer.data.phantoms.canvas import X, Y, Field, blob, ellipse, stroke, texture
+from titer.data.phantoms.canvas import Field, X, Y, blob, ellipse, stroke, texture
 
 Drawing = tuple[Field, str]
 
@@ -47,7 +47,14 @@ def consolidation(generator: np.random.Generator) -> Drawing:
     place, side, x = _side(generator)
     upper = generator.random() < 0.5
     y = 0.36 if upper else 0.58
-    cloud = blob(x + generator.normal(0, 0.02), y + generator.normal(0, 0.02), generator.uniform(0.09, 0.14), 0.15, generator, 0.08)
+    cloud = blob(
+        x + generator.normal(0, 0.02),
+        y + generator.normal(0, 0.02),
+        generator.uniform(0.09, 0.14),
+        0.15,
+        generator,
+        0.08,
+    )
     patchy = np.clip(1 + 0.35 * texture(generator, 0.03), 0, 1.5)
     film += generator.uniform(0.2, 0.32) * cloud * patchy * lungs[place]
     zone = "upper" if upper else "lower"

@@ -31,7 +31,12 @@ def naevus(generator: np.random.Generator) -> Drawing:
     size, radius = _size(generator)
     x, y = generator.uniform(0.4, 0.6, 2)
     colour = jitter(generator, (0.50, 0.32, 0.22))
-    paint(canvas, ellipse(x, y, radius, radius * generator.uniform(0.8, 1.0), generator.uniform(0, np.pi), 0.06), colour, 0.9)
+    paint(
+        canvas,
+        ellipse(x, y, radius, radius * generator.uniform(0.8, 1.0), generator.uniform(0, np.pi), 0.06),
+        colour,
+        0.9,
+    )
     return np.clip(canvas, 0, 1), f"a dermoscopy picture of a {size} symmetric naevus of even colour"
 
 
@@ -43,7 +48,12 @@ def melanoma(generator: np.random.Generator) -> Drawing:
     paint(canvas, lesion, jitter(generator, (0.45, 0.28, 0.20)), 0.9)
     for dark in ((0.16, 0.10, 0.10), (0.30, 0.30, 0.42), (0.62, 0.36, 0.30)):
         offset = generator.normal(0, radius * 0.5, 2)
-        paint(canvas, blob(x + offset[0], y + offset[1], radius * 0.45, 0.25, generator, 0.06) * lesion, jitter(generator, dark), 0.85)
+        paint(
+            canvas,
+            blob(x + offset[0], y + offset[1], radius * 0.45, 0.25, generator, 0.06) * lesion,
+            jitter(generator, dark),
+            0.85,
+        )
     return np.clip(canvas, 0, 1), f"a dermoscopy picture of a {size} irregular melanoma of several colours"
 
 

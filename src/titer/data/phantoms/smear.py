@@ -57,7 +57,12 @@ def neutrophil(generator: np.random.Generator) -> Drawing:
     start = generator.uniform(0, 2 * np.pi)
     for lobe in range(lobes):
         angle = start + lobe * 1.35
-        paint(canvas, blob(x + 0.085 * np.cos(angle), y + 0.085 * np.sin(angle), 0.05, 0.08, generator), jitter(generator, _NUCLEUS), 0.95)
+        paint(
+            canvas,
+            blob(x + 0.085 * np.cos(angle), y + 0.085 * np.sin(angle), 0.05, 0.08, generator),
+            jitter(generator, _NUCLEUS),
+            0.95,
+        )
     return _finish(canvas, generator), f"a blood smear with a neutrophil of {_NUMBERS[lobes]} lobes and {cells}"
 
 
