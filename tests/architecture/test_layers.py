@@ -76,6 +76,14 @@ def test_public_names_are_sorted_and_exist() -> None:
         assert getattr(titer, name) is not None
 
 
+def test_functions_win_over_packages_of_the_same_name() -> None:
+    import titer.certify.gaussian
+    import titer.report.page
+
+    assert callable(titer.certify)
+    assert callable(titer.report)
+
+
 def test_importing_titer_is_cheap() -> None:
     """`titer --help` must not wait for torch: heavy parts load when they are first used."""
     import subprocess

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.stats import beta, norm
 
-from certify.driving import certificate, fixed, multinomial
+from certify.driving import Sampler, certificate, fixed, multinomial
 from titer.certify import ABSTAIN, Anytime, Certificate
 from titer.errors import InputError
 
@@ -61,11 +62,11 @@ def test_the_shot_at_the_cap_proves_what_the_sequence_missed() -> None:
         assert (found.prediction == 1) is expected
 
 
-def _held_back(hits: int):  # type: ignore[no-untyped-def]
+def _held_back(hits: int) -> Sampler:
     """Votes that show nothing before the last look."""
     state = {"draws": 0}
 
-    def sample(count: int) -> np.ndarray:  # type: ignore[type-arg]
+    def sample(count: int) -> NDArray[np.int64]:
         if count == 0:
             return np.zeros(2, np.int64)
         if "selected" not in state:

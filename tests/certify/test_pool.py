@@ -87,7 +87,7 @@ def test_places_are_refilled_as_images_are_decided() -> None:
 
 
 def test_an_error_in_a_worker_reaches_the_caller() -> None:
-    def vote(purpose: Purpose, block: int) -> NDArray[np.int64]:
+    def vote(_: Purpose, __: int) -> NDArray[np.int64]:
         raise RuntimeError("the encoder broke")
 
     job = Job("x", SIGMA, vote, [Gaussian().certify(SIGMA, 0.001)], classes=2)

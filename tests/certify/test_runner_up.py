@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import multinomial as law
 
@@ -13,7 +14,7 @@ from titer.certify.runner_up import helps, runner_up_radius
 from titer.statistics.intervals import lower_bound, upper_bound
 
 
-def named_radius(counts: np.ndarray, first: int, second: int, alpha: float) -> float:  # type: ignore[type-arg]
+def named_radius(counts: NDArray[np.int64], first: int, second: int, alpha: float) -> float:
     """What must not be done: only the class that came second in the selection draws is bounded."""
     draws = int(counts.sum())
     lower = lower_bound(int(counts[first]), draws, alpha / 2)
@@ -94,7 +95,6 @@ def test_the_bound_is_chosen_from_selection_draws_alone(counts0: list[int]) -> N
     procedure = Gaussian(n=1000, bound="runner-up").certify(1.0, 0.001)
     next(procedure)
     procedure.send(np.array(counts0))
-    try:
+    with pytest.raises(StopIteration) as stop:
         procedure.send(np.array([450, 300, 250]))
-    except StopIteration as stop:
-        assert stop.value.bound == ("runner-up" if counts0[0] == 40 else "one-vs-rest")
+    assert stop.value.value.bound == ("runner-up" if counts0[0] == 40 else "one-vs-rest")

@@ -21,8 +21,8 @@ def test_published_values() -> None:
 @pytest.mark.parametrize("alpha", [0.001, 0.05])
 def test_coverage_by_enumeration(draws: int, alpha: float) -> None:
     hits = np.arange(draws + 1)
-    lower = np.array([lower_bound(k, draws, alpha) for k in hits])
-    upper = np.array([upper_bound(k, draws, alpha) for k in hits])
+    lower = np.array([lower_bound(int(k), draws, alpha) for k in hits])
+    upper = np.array([upper_bound(int(k), draws, alpha) for k in hits])
     for p in np.linspace(0, 1, 201):
         chance = binom.pmf(hits, draws, p)
         assert chance[lower > p].sum() <= alpha + 1e-12

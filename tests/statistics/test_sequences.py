@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from titer.statistics.sequences import exceeds, falls_short, log_evidence, looks
 def test_evidence_is_the_mixture_it_claims_to_be(hits: int, draws: int, p0: float) -> None:
     def integrand(q: float) -> float:
         ratio = hits * math.log(q / p0) + (draws - hits) * (math.log1p(-q) - math.log1p(-p0)) if q < 1 else -math.inf
-        return math.exp(ratio) * beta.pdf(q, 0.5, 0.5)
+        return float(math.exp(ratio) * beta.pdf(q, 0.5, 0.5))
 
     if hits == draws:  # the prior is singular at 1, where this likelihood is not
         samples = beta.ppf(np.linspace(beta.cdf(p0, 0.5, 0.5), 1, 200_001)[:-1] + 1e-7, 0.5, 0.5)
@@ -65,6 +66,6 @@ def test_more_hits_are_more_evidence(draws: int, p0: float) -> None:
 def test_looks_rise_to_the_cap(cap: int, step: int) -> None:
     counts = list(looks(cap, step))
     assert counts[-1] == cap
-    assert all(earlier < later for earlier, later in zip(counts, counts[1:], strict=False))
+    assert all(earlier < later for earlier, later in pairwise(counts))
     assert all(count % step == 0 for count in counts[:-1])
     assert len(counts) <= 16 + 9 * math.log(max(2, cap / step))

@@ -199,7 +199,7 @@ class _RunnerUp:
         draws = int(counts.sum())
         top = upper_limit(int(counts[self.candidate]), draws, level / 2)
         rival = lower_limit(int(np.delete(counts, self.candidate).max()), draws, level / 2)
-        return np.asarray(radii, float) > self.sigma / 2 * (ndtri(top) - ndtri(rival))
+        return np.asarray(np.asarray(radii, float) > self.sigma / 2 * (ndtri(top) - ndtri(rival)))
 
     def p_lower(self, counts: Counts, radius: float, alpha: float) -> float:  # noqa: ARG002
         return lower_limit(int(counts[self.candidate]), int(counts.sum()), alpha / 2)

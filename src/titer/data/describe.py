@@ -107,7 +107,7 @@ def describe_data(name: str | Path) -> dict[str, Any]:
     data = load_all(name)
     with progress("reading", len(data)) as advance:
         report = describe(data, advance)
-    smallest, largest = (f"{height}x{width}" for height, width in report.sizes or (("-", "-"), ("-", "-")))
+    smallest, largest = [f"{height}x{width}" for height, width in report.sizes] or ("none", "none")
     return {
         "name": report.name,
         "images": report.images,

@@ -70,7 +70,7 @@ def _decode(content: bytes) -> NDArray[np.float32]:
         except Image.DecompressionBombError as error:
             raise PictureError(f"far too many pixels; {_AT_MOST}") from error
         except UnidentifiedImageError as error:
-            raise PictureError(f"not a picture of a known format ({', '.join(_FORMATS)})") from error
+            raise PictureError(f"not a picture, or of a kind that is not read ({', '.join(_FORMATS)})") from error
         except Exception as error:  # on damaged bytes Pillow's parsers raise almost anything
             raise PictureError(f"the picture cannot be decoded: {_line(error)}") from error
 

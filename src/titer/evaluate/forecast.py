@@ -48,10 +48,11 @@ def forecast(chosen: Plan, workers: int | None = None) -> Forecast:
     cost = probe(chosen, _PROBE_BLOCKS)
     images = len(chosen.data.examples)
     most = images * len(chosen.sigmas) * (chosen.method.n + _selection(chosen))
-    shares = [] if not isinstance(chosen.method, Anytime) else list(_pilot(chosen, workers))
+    method = chosen.method
+    shares = list(_pilot(chosen, workers)) if isinstance(method, Anytime) else []
     expected = most * 1.0
-    if shares:
-        per_image = np.mean([_expected_draws(chosen.method, sigma, share, chosen.alpha) for sigma, share in shares])
+    if isinstance(method, Anytime) and shares:
+        per_image = np.mean([_expected_draws(method, sigma, share, chosen.alpha) for sigma, share in shares])
         expected = min(expected, images * len(chosen.sigmas) * (float(per_image) + _selection(chosen)))
     rate = cost.draws_per_second(min(workers, default_workers(chosen.encoder.device)))
     return Forecast(
@@ -93,7 +94,7 @@ def _pilot(chosen: Plan, workers: int) -> Iterator[tuple[float, float]]:
 def _expected_draws(method: Anytime, sigma: float, share: float, alpha: float) -> float:
     """Wald's reference ln(1/alpha) / KL(share, p0) for the radius that is hardest to tell from the image's own."""
     share = min(max(share, 0.005), 0.995)
-    needed = ndtr(np.asarray([radius for radius in method.questions(sigma, alpha)]) / sigma)
+    needed = ndtr(np.asarray(method.questions(sigma, alpha)) / sigma)
     cost = [math.log(1 / alpha) / max(_divergence(share, float(p0)), 1e-9) for p0 in needed if p0 < 1]
     return float(min(method.n, max(cost, default=method.n)))
 

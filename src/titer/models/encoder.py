@@ -100,7 +100,7 @@ def wrap(
     states = {
         f"{place}.{key}": value for place, module in enumerate(modules) for key, value in module.state_dict().items()
     }
-    encoder = Encoder(
+    return Encoder(
         name=name,
         image_tower=encode_image,
         text_tower=encode_text,
@@ -114,7 +114,6 @@ def wrap(
         device=device,
         dtype=dtype,
     )
-    return encoder
 
 
 def _probe(

@@ -6,8 +6,10 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from titer.noise import NoiseStream
@@ -48,7 +50,9 @@ def _chosen(records: Sequence[Record]) -> list[Record]:
     wrong = [record for record in records if record["prediction"] not in (-1, record["label"])][:2]
     silent = [record for record in records if record["prediction"] == -1][:2]
     room = _SHOWN - len(wrong) - len(silent)
-    places = np.unique(np.linspace(0, len(right) - 1, min(room, len(right))).round().astype(int)) if right else []
+    places: list[int] = (
+        np.unique(np.linspace(0, len(right) - 1, min(room, len(right))).round().astype(int)).tolist() if right else []
+    )
     return [*(right[place] for place in places), *wrong, *silent]
 
 
@@ -70,7 +74,7 @@ def _example(cell: Cell, record: Record, names: Sequence[str]) -> Example:
     )
 
 
-def _address(pixels: np.ndarray) -> str:  # type: ignore[type-arg]
+def _address(pixels: NDArray[np.floating[Any]]) -> str:
     picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
     picture = picture.resize(
         (_SIDE, _SIDE), Image.Resampling.NEAREST if picture.width < _SIDE else Image.Resampling.BOX

@@ -87,7 +87,7 @@ def _seconds(text: str) -> float:
     """Seconds of ``0:02:31.238689``, ``1 day, 0:00:01`` or plain seconds."""
     days, _, clock = text.strip().rpartition(", ")
     parts = [float(part) for part in clock.split(":")]
-    seconds = sum(part * 60**place for place, part in enumerate(reversed(parts)))
+    seconds = math.fsum(part * 60.0**place for place, part in enumerate(reversed(parts)))
     return seconds + (86_400 * float(days.split()[0]) if days else 0.0)
 
 

@@ -143,13 +143,15 @@ class RunWriter:
         if self._lines.exists():
             os.truncate(self._lines, sum(len(line.encode()) + 1 for line in whole))
         self.done = {key_of(record): record for record in map(json.loads, whole) if "error" not in record}
-        self._stream = self._lines.open("a", encoding="utf-8")
+        # unbuffered: a line is on its way to the disk when append returns, and close has nothing left to fail on
+        self._stream = self._lines.open("ab", buffering=0)
 
     def append(self, record: Record) -> None:
         """Add one line and put it on the disk."""
         try:
-            self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-            self._stream.flush()
+            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+            while line:
+                line = line[self._stream.write(line) :]
             os.fsync(self._stream.fileno())
         except OSError as error:
             raise RunError(f"cannot write to {self._lines}: {error.strerror}; {_UNFINISHED}") from error

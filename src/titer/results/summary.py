@@ -36,13 +36,9 @@ class Cell:
     def asks_one_radius(self) -> bool:
         """Whether the run decided one radius above 0: then -1 means "not certified at r", and is no abstention."""
         settings = self.run.info.get("settings", {})
-        radii = settings.get("radii") or ()
-        return (
-            settings.get("certifier") == "anytime"
-            and not settings.get("tolerance")
-            and len(radii) == 1
-            and radii[0] > 0
-        )
+        asked: Sequence[float] = settings.get("radii") or ()
+        sequential = settings.get("certifier") == "anytime" and not settings.get("tolerance")
+        return sequential and len(asked) == 1 and asked[0] > 0
 
 
 def cells(run: Run) -> Iterator[Cell]:

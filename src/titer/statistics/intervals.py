@@ -47,7 +47,7 @@ def proportion(successes: int, total: int, level: float = 0.95) -> Interval:
     return Interval(successes / total, float(exact.low), float(exact.high))
 
 
-def clustered(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable | None], level: float = 0.95) -> Interval:  # type: ignore[type-arg]
+def clustered(values: Sequence[float] | np.ndarray, groups: Sequence[Hashable | None], level: float = 0.95) -> Interval:
     """The mean of values in [0, 1] whose samples share groups, such as tiles of one slide.
 
     Linearised variance of a ratio of cluster sums with a t quantile (Cochran, Sampling Techniques, 1977). Where every

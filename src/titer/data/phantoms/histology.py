@@ -63,7 +63,12 @@ def stroma(generator: np.random.Generator) -> Drawing:
     )
     along = np.array([-np.sin(angle), np.cos(angle)])
     for x, y in scattered(generator, int(generator.integers(10, 22)), 0.09):
-        paint(canvas, stroke(x, y, *(np.array([x, y]) + 0.06 * along), 0.009), jitter(generator, _PURPLE), 0.85)
+        paint(
+            canvas,
+            stroke(x, y, x + 0.06 * float(along[0]), y + 0.06 * float(along[1]), 0.009),
+            jitter(generator, _PURPLE),
+            0.85,
+        )
     return _finish(canvas, generator), "an H&E tile of fibrous stroma with spindle nuclei"
 
 

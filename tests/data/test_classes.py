@@ -1,0 +1,110 @@
+"""The classes of a set and the words shown for them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.making import words
+from titer.data.classes import class_texts
+from titer.errors import InputError
+
+NOWHERE = Path("nowhere/classes.json")
+
+
+def labels(file: Path, present: Sequence[str | None]) -> list[str]:
+    return [each.label for each in class_texts(file, present)]
+
+
+def refusal(file: Path, present: Sequence[str | None]) -> str:
+    with pytest.raises(InputError) as caught:
+        class_texts(file, present)
+    return str(caught.value)
+
+
+def test_without_a_file_classes_are_sorted_and_put_into_the_template() -> None:
+    classes = class_texts(NOWHERE, ["squamous_cell", None, "benign", "benign"])
+    assert [(each.label, each.texts) for each in classes] == [
+        ("benign", ("a medical image of benign",)),
+        ("squamous_cell", ("a medical image of squamous cell",)),
+    ]
+
+
+def test_a_template_of_ones_own() -> None:
+    classes = class_texts(NOWHERE, ["a", "b"], template="a {} seen at {}")
+    assert classes[0].texts == ("a a seen at a",)
+
+
+def test_braces_in_a_label_are_only_letters() -> None:
+    assert class_texts(NOWHERE, ["{0}", "b"])[1].texts == ("a medical image of {0}",)
+
+
+def test_whole_numbers_are_sorted_as_numbers() -> None:
+    assert labels(NOWHERE, ["10", "9", "-1", "0"]) == ["-1", "0", "9", "10"]
+    assert labels(NOWHERE, ["10", "9", "x"]) == ["10", "9", "x"]
+
+
+@settings(deadline=None)
+@given(st.sets(st.sampled_from(["1", "01", "001", "0", "-0", "2"]), min_size=2))
+def test_the_order_is_the_same_however_the_labels_come(present: set[str]) -> None:
+    assert labels(NOWHERE, list(present)) == labels(NOWHERE, sorted(present, reverse=True))
+
+
+def test_the_files_order_and_words_win(tmp_path: Path) -> None:
+    words(tmp_path, {"z": "a scan of z", "a": ["one text", "another"], "unseen": "nothing"})
+    classes = class_texts(tmp_path / "classes.json", ["a", "z"])
+    assert [each.label for each in classes] == ["z", "a", "unseen"]
+    assert classes[0].texts == ("a scan of z",)
+    assert classes[1].texts == ("one text", "another")
+
+
+def test_a_file_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    file.write_text('{"a": "é", "b": "ß"}', encoding="utf-8-sig")
+    assert class_texts(file, [])[0].texts == ("é",)
+
+
+def test_a_label_that_the_file_does_not_name(tmp_path: Path) -> None:
+    words(tmp_path, {"glioma": "a glioma", "meningioma": "a meningioma"})
+    text = refusal(tmp_path / "classes.json", ["glioma", "Glioma"])
+    assert "'Glioma'" in text
+    assert "did you mean 'glioma'" in text
+
+
+def test_one_class_only(tmp_path: Path) -> None:
+    assert "only one class, 'a': expected at least two" in refusal(NOWHERE, ["a", "a"])
+    words(tmp_path, {"a": "text"})
+    assert "only one class" in refusal(tmp_path / "classes.json", ["a"])
+
+
+def test_no_labels_are_no_classes() -> None:
+    assert class_texts(NOWHERE, [None, None]) == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{", "is not valid"),
+        ("[" * 100_000, "is not valid"),
+        ("[]", "expected an object"),
+        ("{}", "got nothing"),
+        ('["a", "b"]', "got list"),
+        ('{"a": "x", "a": "y"}', "'a' is given twice"),
+        ('{"a": "x", "b": ""}', "class 'b' needs a text"),
+        ('{"a": "x", "b": []}', "class 'b' needs a text"),
+        ('{"a": "x", "b": ["y", 1]}', "class 'b' needs a text"),
+        ('{"a": "x", "b": 7}', "got 7"),
+    ],
+)
+def test_malformed_files(tmp_path: Path, content: str, expected: str) -> None:
+    file = tmp_path / "classes.json"
+    file.write_text(content)
+    assert expected in refusal(file, [])
+
+
+def test_a_file_in_another_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "classes.json"
+    file.write_bytes('{"a": "é"}'.encode("latin-1"))
+    assert "is not valid" in refusal(file, [])
