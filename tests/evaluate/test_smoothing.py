@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from images import SIZE, brightness_encoder, folder, timeless, true_radius
 from PIL import Image
 from scipy.stats import norm
 
 import titer
+from images import SIZE, brightness_encoder, folder, timeless, true_radius
 from titer.errors import GuaranteeError, InputError, RunError
 from titer.evaluate.smoothing import execute, plan_certify, unreachable
 from titer.models import Classifier, zero_shot
@@ -66,11 +66,18 @@ def test_no_radius_exceeds_the_true_distance(certifier: str, data: Path, tmp_pat
 
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(1, 7), (2, 64), (2, 512), (1, 512)])
-def test_records_do_not_depend_on_how_the_work_is_spread(workers: int, batch_size: int, data: Path, tmp_path: Path) -> None:
+def test_records_do_not_depend_on_how_the_work_is_spread(
+    workers: int, batch_size: int, data: Path, tmp_path: Path
+) -> None:
     options = {"sigma": (SIGMA, 0.3), "seed": 1, "n": 1500, "n0": 70, "templates": ["no {} here"]}
     first = titer.certify(brightness_encoder(), data, out=tmp_path / "one", workers=1, **options)  # type: ignore[arg-type]
     other = titer.certify(
-        brightness_encoder(), data, out=tmp_path / "other", workers=workers, batch_size=batch_size, **options  # type: ignore[arg-type]
+        brightness_encoder(),
+        data,
+        out=tmp_path / "other",
+        workers=workers,
+        batch_size=batch_size,
+        **options,  # type: ignore[arg-type]
     )
     assert timeless(first) == timeless(other)
     assert len(first.records) == 8 * 2 * 2
@@ -101,7 +108,9 @@ def test_kill_9_and_resume_give_the_same_records(tmp_path: Path) -> None:
     assert whole.returncode == 0, whole.stderr
     lines = tmp_path / "killed" / "samples.jsonl"
     for wanted in (2, 6):
-        process = subprocess.Popen([*COMMAND, *arguments(tmp_path / "killed")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*COMMAND, *arguments(tmp_path / "killed")], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if lines.exists() and lines.read_bytes().count(b"\n") >= wanted:
@@ -119,7 +128,9 @@ def test_kill_9_and_resume_give_the_same_records(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None:
-    process = subprocess.Popen([*COMMAND, *arguments(tmp_path / "run")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments(tmp_path / "run")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     lines = tmp_path / "run" / "samples.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
@@ -180,7 +191,11 @@ def test_bad_pictures_are_recorded_and_tried_again(data: Path, tmp_path: Path) -
     (data / "test/bright/2.png").unlink()
     run = titer.certify(brightness_encoder(), data, sigma=SIGMA, out=tmp_path / "run", n=200)
     assert run.info["samples"] == {"expected": 8, "done": 5, "failed": 3}
-    assert {failure["sample_id"] for failure in run.failures} == {"test/dark/0.png", "test/bright/1.png", "test/bright/2.png"}
+    assert {failure["sample_id"] for failure in run.failures} == {
+        "test/dark/0.png",
+        "test/bright/1.png",
+        "test/bright/2.png",
+    }
     assert all(set(failure) == {"sample_id", "path", "error"} for failure in run.failures)
     (data / "test/bright/1.png").write_bytes(kept)
     run = titer.certify(brightness_encoder(), data, sigma=SIGMA, out=tmp_path / "run", n=200)
@@ -205,7 +220,12 @@ def test_a_full_disk_is_one_clear_error(data: Path, tmp_path: Path) -> None:
         "except titer.RunError as error: print(error)"
     )
     here = str(Path(__file__).parent.parent)
-    done = subprocess.run([sys.executable, "-c", code, str(data), str(tmp_path / "run"), here], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(data), str(tmp_path / "run"), here],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "cannot write to" in done.stdout, done.stderr
     assert "type the same command again" in done.stdout
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4000
@@ -216,13 +236,22 @@ def test_a_full_disk_is_one_clear_error(data: Path, tmp_path: Path) -> None:
 def test_joint_alpha_is_shared_by_all_statements_failures_included(data: Path, tmp_path: Path) -> None:
     (data / "test/dark/0.png").write_bytes(b"")
     run = titer.certify(
-        brightness_encoder(), data, sigma=(SIGMA, 0.2), out=tmp_path / "run", certifier="gaussian", n=500, joint=True, templates=["no {}"]
+        brightness_encoder(),
+        data,
+        sigma=(SIGMA, 0.2),
+        out=tmp_path / "run",
+        certifier="gaussian",
+        n=500,
+        joint=True,
+        templates=["no {}"],
     )
     assert {record["alpha"] for record in run.records} == {0.001 / (8 * 2 * 2)}
 
 
 def test_grey_noise_is_drawn_once_and_colour_is_refused(data: Path, tmp_path: Path) -> None:
-    run = titer.certify(brightness_encoder(), data, sigma=SIGMA, out=tmp_path / "grey", n=2000, noise_channels=1, seed=0)
+    run = titer.certify(
+        brightness_encoder(), data, sigma=SIGMA, out=tmp_path / "grey", n=2000, noise_channels=1, seed=0
+    )
     assert {record["channels"] for record in run.records} == {1}
     encoder, loaded = brightness_encoder(), titer.load_data(data)
     # in grey levels the picture has a third of the values, so the boundary is nearer by sqrt(3)
@@ -230,7 +259,9 @@ def test_grey_noise_is_drawn_once_and_colour_is_refused(data: Path, tmp_path: Pa
     assert all(record["radius"] <= distances[record["sample_id"]] for record in run.records)
     Image.new("RGB", (SIZE, SIZE), (200, 10, 10)).save(data / "test/dark/0.png")
     run = titer.certify(brightness_encoder(), data, sigma=SIGMA, out=tmp_path / "colour", n=200, noise_channels=1)
-    assert [failure["error"] for failure in run.failures] == ["a colour picture; --noise-channels 1 is for one-channel pictures"]
+    assert [failure["error"] for failure in run.failures] == [
+        "a colour picture; --noise-channels 1 is for one-channel pictures"
+    ]
 
 
 def test_prompt_sets_share_one_encoder_pass(data: Path, tmp_path: Path) -> None:
@@ -238,17 +269,34 @@ def test_prompt_sets_share_one_encoder_pass(data: Path, tmp_path: Path) -> None:
     encoder = brightness_encoder()
     tower = encoder.image_tower
     counted = titer.wrap(
-        lambda images: calls.append(len(images)) or tower(images), encoder.text_tower, SIZE, (0.5,) * 3, (0.5,) * 3, fingerprint="counted"  # type: ignore[arg-type,func-returns-value]
+        lambda images: calls.append(len(images)) or tower(images),
+        encoder.text_tower,
+        SIZE,
+        (0.5,) * 3,
+        (0.5,) * 3,
+        fingerprint="counted",  # type: ignore[arg-type,func-returns-value]
     )
     calls.clear()
     titer.certify(counted, data, sigma=SIGMA, out=tmp_path / "one", certifier="gaussian", n=500, n0=100, workers=1)
     one, _ = len(calls), calls.clear()  # type: ignore[func-returns-value]
     five = [f"{{}} number {place}" for place in range(4)]
-    run = titer.certify(counted, data, sigma=SIGMA, out=tmp_path / "five", certifier="gaussian", n=500, n0=100, workers=1, templates=five)
+    run = titer.certify(
+        counted,
+        data,
+        sigma=SIGMA,
+        out=tmp_path / "five",
+        certifier="gaussian",
+        n=500,
+        n0=100,
+        workers=1,
+        templates=five,
+    )
     assert len(run.records) == 5 * 8
     assert len(calls) == one
     by_set = {name: [r["counts"] for r in run.records if r["prompts"] == name] for name in run.info["prompts"]}
-    assert len({str(counts) for counts in by_set.values()}) == 1  # the words do not differ in what this text tower reads
+    assert (
+        len({str(counts) for counts in by_set.values()}) == 1
+    )  # the words do not differ in what this text tower reads
 
 
 def test_a_classifier_that_adapts_is_refused(data: Path, tmp_path: Path) -> None:
@@ -284,7 +332,9 @@ def test_a_classifier_that_adapts_is_refused(data: Path, tmp_path: Path) -> None
         ({"split": "tset"}, "split"),
     ],
 )
-def test_wrong_input_is_refused_before_anything_is_drawn(options: dict[str, object], words: str, data: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_refused_before_anything_is_drawn(
+    options: dict[str, object], words: str, data: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=words):
         titer.certify(brightness_encoder(), data, **{"sigma": SIGMA, "out": tmp_path / "run", **options})  # type: ignore[arg-type]
     assert not (tmp_path / "run" / "samples.jsonl").exists() or not (tmp_path / "run" / "samples.jsonl").read_bytes()

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from titer.cli.output import document, note, table
-from titer.cli.values import number, numbers
+from titer.cli.values import number, numbers, whole
 from titer.errors import InputError
 
 Model = Annotated[str, typer.Option("--model", help="titer:tiny, a directory in Hugging Face layout, or a hub id.")]
@@ -26,13 +26,31 @@ Template = Annotated[
 Sigma = Annotated[str, typer.Option("--sigma", help="Standard deviation of the noise in [0, 1] pixels; comma list.")]
 Alpha = Annotated[str, typer.Option("--alpha", help="Error probability per image.")]
 Split = Annotated[str, typer.Option("--split", help="Which split of the data set.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Take this many images, class-balanced.")]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Of the noise; a fresh one unless given, the recorded on resume.")
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", parser=whole("--limit"), metavar="INTEGER", help="Take this many images, class-balanced."),
 ]
-Workers = Annotated[int | None, typer.Option("--workers", help="Threads; one per core unless given.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        parser=whole("--seed"),
+        metavar="INTEGER",
+        help="Of the noise; a fresh one unless given, the recorded on resume.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", parser=whole("--workers"), metavar="INTEGER", help="Threads; one per core unless given."),
+]
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", help="Most draws in flight; found by itself unless given.")
+    int | None,
+    typer.Option(
+        "--batch-size",
+        parser=whole("--batch-size"),
+        metavar="INTEGER",
+        help="Most draws in flight; found by itself unless given.",
+    ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; found by itself unless given.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")]
@@ -41,7 +59,13 @@ By = Annotated[
     list[str] | None, typer.Option("--by", help="Carry this column of the table (site, sex, ...); repeatable.")
 ]
 Channels = Annotated[
-    int, typer.Option("--noise-channels", help="1 draws once and replicates, for one-channel pictures.")
+    int,
+    typer.Option(
+        "--noise-channels",
+        parser=whole("--noise-channels"),
+        metavar="INTEGER",
+        help="1 draws once and replicates, for one-channel pictures.",
+    ),
 ]
 Estimate = Annotated[bool, typer.Option("--estimate", help="Say draws, time and memory to expect, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -61,9 +85,17 @@ def certify(
     prompts: Prompts = None,
     template: Template = None,
     certifier: Annotated[str, typer.Option("--certifier", help="anytime or gaussian.")] = "anytime",
-    n0: Annotated[int | None, typer.Option("--n0", help="Selection draws (100).")] = None,
+    n0: Annotated[
+        int | None, typer.Option("--n0", parser=whole("--n0"), metavar="INTEGER", help="Selection draws (100).")
+    ] = None,
     n: Annotated[
-        int | None, typer.Option("--n", help="Estimation draws: exactly (gaussian), at most (anytime) (10000).")
+        int | None,
+        typer.Option(
+            "--n",
+            parser=whole("--n"),
+            metavar="INTEGER",
+            help="Estimation draws: exactly (gaussian), at most (anytime) (10000).",
+        ),
     ] = None,
     alpha: Alpha = "0.001",
     radii: Annotated[
@@ -130,7 +162,7 @@ def predict(
     sigma: Sigma,
     prompts: Prompts = None,
     template: Template = None,
-    n: Annotated[int | None, typer.Option("--n", help="Draws (1000).")] = None,
+    n: Annotated[int | None, typer.Option("--n", parser=whole("--n"), metavar="INTEGER", help="Draws (1000).")] = None,
     alpha: Alpha = "0.001",
     split: Split = "test",
     limit: Limit = None,

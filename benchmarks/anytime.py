@@ -1,0 +1,137 @@
+"""How many draws the anytime certifier saves against a fixed number, and what it loses.
+
+`python benchmarks/anytime.py --data ../shared/data --out FILE.jsonl [--limit 100]` goes on where it stopped; with
+`--summary` it only prints. Per image, one pass of noise serves four questions: one radius at cap 100,000 for r in
+{0.1, 0.25, 0.5}, and the curve {0, 0.1, 0.25, 0.5} at cap 10,000; each counts the draws that it would have used alone,
+selection draws included. The fixed rule (Clopper-Pearson at 100,000) is computed where the outcome could differ: for
+images left open, and for those refuted while their 99.9 % interval still holds p0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtr
+
+import titer
+from titer.certify import Anytime, Certificate, Gaussian
+from titer.certify.pool import Job, run_jobs
+from titer.data import Data
+from titer.evaluate.machine import cores
+from titer.features.stream import Voter, one_thread
+from titer.statistics.intervals import lower_bound, upper_bound
+
+SETS = ("mednist", "brain_mri", "lung_histology", "blood_cells")
+SIGMA, ALPHA, CAP, CURVE_CAP, SEED = 0.25, 0.001, 100_000, 10_000, 1
+RADII, CURVE = (0.1, 0.25, 0.5), (0.0, 0.1, 0.25, 0.5)
+METHODS = (*(Anytime(n=CAP, radii=(radius,)) for radius in RADII), Anytime(n=CURVE_CAP, radii=CURVE))
+
+
+def record(data: Data, label: int | None, name: str, place: int, certificate: Certificate) -> dict[str, Any]:
+    question = f"r={RADII[place]:g}" if place < len(RADII) else "curve"
+    return {
+        "set": data.name, "sample_id": name, "question": question, "label": label, "prediction": certificate.prediction,
+        "candidate": int(np.argmax(certificate.counts0)), "radius": certificate.radius, "draws": certificate.draws,
+        "hits": int(certificate.counts[int(np.argmax(certificate.counts0))]), "open": list(certificate.unsettled or ()),
+        "refuted": [proof.radius for proof in certificate.refuted or ()],
+    }  # fmt: skip
+
+
+def run(data: Data, done: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """Lines for every image of a set that has none yet, then the fixed rule where it could differ."""
+    encoder = titer.load_model("titer:tiny")
+    voter = Voter(encoder, [titer.zero_shot(encoder, data.classes)], SEED)
+    labels = {example.id: example.label for example in data.examples}
+
+    def job(identifier: str, methods: tuple[Anytime | Gaussian, ...]) -> Job:
+        example = next(example for example in data.examples if example.id == identifier)
+        image = encoder.preprocess(data.read(example).pixels)
+
+        def vote(purpose: Any, block: int) -> Any:
+            return np.repeat(voter(image, identifier, SIGMA, purpose, block), len(methods), axis=0)
+
+        return Job(identifier, SIGMA, vote, [method.certify(SIGMA, ALPHA) for method in methods], len(data.classes))
+
+    jobs = (job(example.id, METHODS) for example in data.examples if (data.name, example.id) not in done)
+    for finished in run_jobs(jobs, cores(), 2 * cores() + 2, one_thread):
+        assert isinstance(finished.statement, Certificate)
+        yield record(data, labels[finished.job.sample], finished.job.sample, finished.place, finished.statement)
+
+
+def fixed_outcome(line: dict[str, Any]) -> tuple[bool, bool]:
+    """(certified by the fixed rule, certain): uncertain where more draws could still change it."""
+    if line["radius"] > 0:
+        return True, True
+    radius = float(line["question"].removeprefix("r="))
+    p0 = float(ndtr(radius / SIGMA))
+    if line["draws"] == CAP:
+        return lower_bound(line["hits"], CAP, ALPHA) >= p0, True
+    return False, upper_bound(line["hits"], line["draws"], 0.0005) < p0
+
+
+def summarise(lines: list[dict[str, Any]]) -> None:
+    ratios = []
+    print("set | question | images | mean draws | median | fixed / anytime | certified | by the fixed rule | uncertain")
+    for name in SETS:
+        for question in (*(f"r={radius:g}" for radius in RADII), "curve"):
+            own = [line for line in lines if line["set"] == name and line["question"] == question]
+            if own:
+                draws = np.array([line["draws"] + 100 for line in own])
+                ratio = ((CURVE_CAP if question == "curve" else CAP) + 100) / draws.mean()
+                start = f"{name} | {question} | {len(own)} | {draws.mean():.0f} | {np.median(draws):.0f}"
+                print(f"{start} | {_curve_cells(own, ratio) if question == 'curve' else _decide_cells(own, ratio)}")
+                ratios += [] if question == "curve" else [ratio]
+    together = len(ratios) / sum(1 / ratio for ratio in ratios)
+    print(
+        f"ratios of {len(ratios)} cells: mean {np.mean(ratios):.1f}, geometric mean {np.exp(np.mean(np.log(ratios))):.1f}"
+    )
+    print(f"all draws of these cells together: {together:.1f} times fewer")
+
+
+def _curve_cells(own: list[dict[str, Any]], ratio: float) -> str:
+    return f"{1 / ratio:.3f} of the draws | - | - | {sum(bool(line['open']) for line in own)} open"
+
+
+def _decide_cells(own: list[dict[str, Any]], ratio: float) -> str:
+    right = [line for line in own if line["candidate"] == line["label"]]
+    fixed = [fixed_outcome(line) for line in right]
+    certified = sum(line["radius"] > 0 for line in right) / len(own)
+    by_fixed = sum(outcome for outcome, _ in fixed) / len(own)
+    return f"{ratio:.1f} | {certified:.3f} | {by_fixed:.3f} | {sum(not certain for _, certain in fixed)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--summary", action="store_true")
+    args = parser.parse_args()
+    lines = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
+    if not args.summary:
+        counted: dict[tuple[str, str], int] = {}
+        for line in lines:
+            counted[line["set"], line["sample_id"]] = counted.get((line["set"], line["sample_id"]), 0) + 1
+        done = {key for key, count in counted.items() if count == len(METHODS)}
+        lines = [line for line in lines if (line["set"], line["sample_id"]) in done]
+        args.out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with args.out.open("a") as stream:
+            for share in (*range(20, args.limit, 20), args.limit):  # nested subsets, so an early stop is balanced too
+                for name in SETS:
+                    data = titer.load_data(args.data / name, limit=share)
+                    for line in run(data, done):
+                        stream.write(json.dumps(line) + "\n")
+                        stream.flush()
+                        lines.append(line)
+                    done |= {(data.name, example.id) for example in data.examples}
+                print(f"{share} images a set done", flush=True)
+    summarise(lines)
+
+
+if __name__ == "__main__":
+    main()
