@@ -168,8 +168,9 @@ def make_tokenizer(corpus: Sequence[str]) -> PreTrainedTokenizerFast:
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=77,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, projection_dim=128,
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=77, projection_dim=128, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     vision = CLIPVisionConfig(
         hidden_size=192,
@@ -287,10 +288,7 @@ def train(args: argparse.Namespace) -> None:
     model = make_model(tokenizer)
     averaged = make_model(tokenizer)
     averaged.load_state_dict(model.state_dict())
-    print(
-        f"{len(items)} pictures read in {time.time() - began:.0f} s; {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters",
-        flush=True,
-    )
+    print(f"{len(items)} pictures, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
 
     stored = torch.from_numpy(np.stack([item.pixels for item in items])).permute(0, 3, 1, 2)
     free = torch.tensor([item.source in FREE_TURNS for item in items])

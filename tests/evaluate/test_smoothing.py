@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import norm
+from torch import Tensor
 
 import titer
 from images import SIZE, brightness_encoder, folder, timeless, true_radius
@@ -86,9 +87,19 @@ def test_records_do_not_depend_on_how_the_work_is_spread(
 def test_tiny_records_do_not_depend_on_workers_and_batch_size(tmp_path: Path) -> None:
     """The same with a real transformer, whose kernels could round differently."""
     runs = [
-        titer.certify("titer:tiny", "titer:phantoms", sigma=0.2, limit=6, n=300, seed=5, out=tmp_path / str(place), workers=workers, batch_size=size)
-        for place, (workers, size) in enumerate([(1, 7), (2, 64), (2, 512)])
-    ]  # fmt: skip
+        titer.certify(
+            "titer:tiny",
+            "titer:phantoms",
+            sigma=0.2,
+            limit=6,
+            n=300,
+            seed=5,
+            out=tmp_path / f"{size}",
+            workers=workers,
+            batch_size=size,
+        )
+        for workers, size in [(1, 7), (2, 64), (2, 512)]
+    ]
     assert timeless(runs[0]) == timeless(runs[1]) == timeless(runs[2])
 
 
@@ -265,20 +276,18 @@ def test_grey_noise_is_drawn_once_and_colour_is_refused(data: Path, tmp_path: Pa
 
 
 def test_prompt_sets_share_one_encoder_pass(data: Path, tmp_path: Path) -> None:
-    calls = []
+    calls: list[int] = []
     encoder = brightness_encoder()
-    tower = encoder.image_tower
-    counted = titer.wrap(
-        lambda images: calls.append(len(images)) or tower(images),
-        encoder.text_tower,
-        SIZE,
-        (0.5,) * 3,
-        (0.5,) * 3,
-        fingerprint="counted",  # type: ignore[arg-type,func-returns-value]
-    )
+
+    def counting_tower(images: Tensor) -> Tensor:
+        calls.append(len(images))
+        return encoder.image_tower(images)
+
+    counted = titer.wrap(counting_tower, encoder.text_tower, SIZE, (0.5,) * 3, (0.5,) * 3, fingerprint="counted")
     calls.clear()
     titer.certify(counted, data, sigma=SIGMA, out=tmp_path / "one", certifier="gaussian", n=500, n0=100, workers=1)
-    one, _ = len(calls), calls.clear()  # type: ignore[func-returns-value]
+    one = len(calls)
+    calls.clear()
     five = [f"{{}} number {place}" for place in range(4)]
     run = titer.certify(
         counted,
@@ -338,6 +347,12 @@ def test_wrong_input_is_refused_before_anything_is_drawn(
     with pytest.raises(InputError, match=words):
         titer.certify(brightness_encoder(), data, **{"sigma": SIGMA, "out": tmp_path / "run", **options})  # type: ignore[arg-type]
     assert not (tmp_path / "run" / "samples.jsonl").exists() or not (tmp_path / "run" / "samples.jsonl").read_bytes()
+
+
+def test_data_without_labels_are_refused(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("file_name,caption\ndata/test/dark/0.png,something dark\n")
+    with pytest.raises(InputError, match="no labels"):
+        titer.certify(brightness_encoder(), tmp_path / "pairs.csv", sigma=SIGMA, out=tmp_path / "run")
 
 
 def test_radii_beyond_the_cap_are_named(data: Path, tmp_path: Path) -> None:

@@ -192,6 +192,10 @@ def plan(
     if seed is not None and seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     examples = data if isinstance(data, Data) else load_data(data, split=split, limit=limit)
+    if not examples.classes:
+        raise InputError(
+            f"{examples.name} has no labels, so there are no classes to tell apart; expected a column 'label'"
+        )
     _check_columns(examples, by)
     encoder = model if isinstance(model, Encoder) else load_model(model, device=device, dtype=dtype)
     chosen = Plan(

@@ -145,7 +145,7 @@ def _alarms(run: Run) -> list[str]:
     impossible = [record["sample_id"] for record in run.records if _impossible(record)]
     if impossible:
         alarms.append(
-            f"{len(impossible)} radii are larger than their draws can prove, such as that of {impossible[0]}: do not trust this run."
+            f"{len(impossible)} radii are larger than their draws can prove ({impossible[0]} for one): do not trust this run."
         )
     kinds = {record["guarantee"] for record in run.records if "guarantee" in record}
     if "conditional" in kinds:

@@ -38,7 +38,7 @@ def certified_table(cells: Sequence[Cell]) -> Table:
         right, reach, tied = correct(records), radii(records), groups(records)
         own = set(radii_shown(cell))
         parts = [
-            f"{int(curves.certified(right, reach, at).sum())}/{len(records)} = {spoken(curves.certified_accuracy(right, reach, at, tied))}"
+            f"{curves.certified(right, reach, at).sum()}/{len(right)} = {spoken(curves.certified_accuracy(right, reach, at, tied))}"
             if at in own and records
             else "-"
             for at in shown
