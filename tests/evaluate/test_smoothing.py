@@ -349,7 +349,8 @@ def test_wrong_input_is_refused_before_anything_is_drawn(
     assert not (tmp_path / "run" / "samples.jsonl").exists() or not (tmp_path / "run" / "samples.jsonl").read_bytes()
 
 
-def test_data_without_labels_are_refused(data: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("data")
+def test_data_without_labels_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("file_name,caption\ndata/test/dark/0.png,something dark\n")
     with pytest.raises(InputError, match="no labels"):
         titer.certify(brightness_encoder(), tmp_path / "pairs.csv", sigma=SIGMA, out=tmp_path / "run")
