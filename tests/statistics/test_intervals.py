@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
-from titer.statistics.intervals import clustered, lower_bound, proportion, upper_bound
+from titer.statistics.intervals import clustered, group_codes, lower_bound, proportion, upper_bound
 
 
 def test_published_values() -> None:
@@ -72,6 +72,39 @@ def test_clusters_widen_the_interval_and_cover() -> None:
         naive += plain.low <= 0.7 <= plain.high
     assert covered >= 0.9 * 400
     assert naive < 0.7 * 400
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
+def test_one_shared_group_among_many_alone_covers(share: float) -> None:
+    """Where a symmetric interval fails: near 1, with next to no clustering."""
+    generator, covered = np.random.default_rng(1), 0
+    groups = [*range(99), 0]
+    for _ in range(400):
+        found = clustered((generator.random(100) < share).astype(float), groups)
+        covered += found.low <= share <= found.high
+    assert covered >= 0.93 * 400
+
+
+def test_partly_alike_groups_cover() -> None:
+    """Eight tiles of each of 25 slides whose chances differ from slide to slide."""
+    generator, covered = np.random.default_rng(2), 0
+    groups = np.repeat(np.arange(25), 8)
+    for _ in range(400):
+        chance = generator.beta(0.7 * 1.5, 0.3 * 1.5, 25)
+        found = clustered((generator.random((25, 8)) < chance[:, None]).ravel().astype(float), groups.tolist())
+        covered += found.low <= 0.7 <= found.high
+    assert covered >= 0.93 * 400
+
+
+def test_all_alike_counts_groups_not_images() -> None:
+    groups = np.repeat(np.arange(12), 30).tolist()
+    assert clustered([1] * 360, groups) == proportion(12, 12)
+    assert clustered([0] * 360, groups).high == pytest.approx(proportion(0, 12).high)
+    assert clustered([1] * 30, ["one slide"] * 30) == proportion(1, 1)
+
+
+def test_groups_of_unlike_kinds_stay_apart() -> None:
+    assert group_codes([1, "1", None, None, 1, "alone"]).tolist() == [0, 1, 2, 3, 0, 4]
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=30), st.integers(1, 10))

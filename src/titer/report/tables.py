@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +37,7 @@ def certified_table(cells: Sequence[Cell]) -> Table:
         records = cell.labelled
         right, reach, tied = correct(records), radii(records), groups(records)
         own = set(radii_shown(cell))
-        parts = [
-            f"{curves.certified(right, reach, at).sum()}/{len(right)} = {spoken(curves.certified_accuracy(right, reach, at, tied))}"
-            if at in own and records
-            else "-"
-            for at in shown
-        ]
+        parts = ["-" if at not in own or not records else _counted(right, reach, at, tied) for at in shown]
         rows.append(
             (
                 cell.prompts,
@@ -56,6 +51,11 @@ def certified_table(cells: Sequence[Cell]) -> Table:
         ("prompts", "sigma", *(f"r ≥ {radius:g}" for radius in shown), "average radius"),
         tuple(rows),
     )
+
+
+def _counted(right: NDArray[np.bool_], reach: NDArray[np.float64], at: float, tied: Sequence[Hashable | None]) -> str:
+    share = curves.certified_accuracy(right, reach, at, tied)
+    return f"{curves.certified(right, reach, at).sum()}/{len(right)} = {spoken(share)}"
 
 
 def answers_table(cells: Sequence[Cell]) -> Table:
@@ -109,9 +109,9 @@ def class_table(cell: Cell, names: Sequence[str]) -> Table | None:
         )
         for result in class_results(labels, predictions, shares, groups(records))
     ]
-    error = calibration_error(reliability(shares, labels))
+    error = calibration_error(reliability(shares, labels, groups(records)))
     return Table(
-        f"Per class, {cell.prompts}, sigma {cell.sigma:g}: balanced accuracy {spoken(balanced_accuracy(labels, predictions))}; "
+        f"Per class, {cell.prompts}, sigma {cell.sigma:g}: balanced accuracy {spoken(balanced_accuracy(labels, predictions, groups(records)))}; "
         f"expected calibration error of the vote shares {error:.3f}. AUROC and balanced accuracy: bootstrap intervals.",
         ("class", "images", "sensitivity", "specificity", "AUROC (one against rest)"),
         tuple(rows),

@@ -31,7 +31,16 @@ def certified_accuracy(
     groups: Sequence[Hashable | None] | None = None,
     strict: bool = False,
 ) -> Interval:
-    """Share of *all* images that are right and certified at a radius; abstentions and mistakes count against it."""
+    """Share of *all* images that are right and certified at a radius; abstentions and mistakes count against it.
+
+    Args:
+        correct: whether the prediction is the label; an abstention is not.
+        radius: certified radius of each image. Of a run that decided a grid of radii, the largest one decided.
+        at: the radius asked for.
+        groups: one per image, where images share patients or slides.
+        strict: ``radius > at`` (PromptSmooth's convention) instead of ``radius >= at`` (Cohen's). On a grid of decided
+            radii the two differ by a whole step at every radius of the grid.
+    """
     hits = certified(correct, radius, at, strict)
     return clustered(hits.astype(float), [None] * len(hits) if groups is None else groups)
 
@@ -45,10 +54,14 @@ class Curve:
 
 
 def curve(
-    correct: ArrayLike, radius: ArrayLike, radii: Sequence[float], groups: Sequence[Hashable | None] | None = None
+    correct: ArrayLike,
+    radius: ArrayLike,
+    radii: Sequence[float],
+    groups: Sequence[Hashable | None] | None = None,
+    strict: bool = False,
 ) -> Curve:
-    """Certified accuracy at each of ``radii``."""
-    return Curve(tuple(radii), tuple(certified_accuracy(correct, radius, at, groups) for at in radii))
+    """Certified accuracy at each of ``radii``; the other arguments are those of ``certified_accuracy``."""
+    return Curve(tuple(radii), tuple(certified_accuracy(correct, radius, at, groups, strict) for at in radii))
 
 
 def average_certified_radius(correct: ArrayLike, radius: ArrayLike) -> float:
