@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="models, data or certifiers; all unless given.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="models, data, certifiers, ...; all unless given.")] = None,
     json: Json = False,
 ) -> None:
     """List what can be named on the command line.
@@ -78,5 +78,9 @@ def _known() -> dict[str, dict[str, str]]:
             "DIRECTORY": "[train|val|test]/class/*.png, or a directory with metadata.csv",
             "TABLE": "*.csv, *.jsonl or *.parquet with file_name (or path) and label",
         },
+        "attacks": {},
+        "defenses": {},
+        "benchmarks": {},
+        "recipes": {},
         "certifiers": {name: (inspect.getdoc(CERTIFIERS[name]) or "").split("\n")[0] for name in CERTIFIERS},
     }

@@ -28,11 +28,11 @@ from titer.data.example import Data, Example, Picture
 from titer.data.fingerprint import digest
 from titer.errors import GuaranteeError, InputError, PictureError, RunError, unknown
 from titer.evaluate.machine import default_workers, free_memory, peak_memory, program, versions
-from titer.features.stream import BLOCK, Voter, one_channel, one_thread
+from titer.features.stream import Voter, one_channel, one_thread
 from titer.models import load_model
 from titer.models.classifier import Classifier, zero_shot
 from titer.models.encoder import Encoder
-from titer.noise import tail_gap
+from titer.noise import BLOCK, tail_gap
 from titer.progress import progress
 from titer.registry import settings_of
 from titer.results.store import SCHEMA, Key, Record, Run, RunWriter, key_of, read_run, recorded_seed, thumbnail_name
@@ -93,11 +93,9 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included."""
-        names = {Anytime: "anytime", Gaussian: "gaussian", Predict: "predict"}
-        method = settings_of(self.method)
         return {
-            "certifier": names[type(self.method)],
-            **method,
+            "certifier": _name_of(self.method),
+            **settings_of(self.method),
             "sigma": list(self.sigmas),
             "joint": self.joint,
             "noise_channels": self.channels,
@@ -137,6 +135,15 @@ class Plan:
             "samples": {"expected": len(self.data.examples), "done": 0, "failed": 0},
             "seconds": 0.0,
         }
+
+
+def _name_of(method: Method) -> str:
+    """The method's registered name."""
+    return (
+        "predict"
+        if isinstance(method, Predict)
+        else next(name for name in CERTIFIERS if CERTIFIERS[name] is type(method))
+    )
 
 
 def plan(
@@ -399,7 +406,9 @@ def execute(
     started = " ".join(shlex.quote(word) for word in ("python", *sys.argv)) if command is None else command
     with RunWriter(Path(out), chosen.identity(), chosen.info(started)) as writer:
         session = _Session(chosen, writer, images)
-        if not session.complete:
+        if session.complete:
+            session.close("done")
+        else:
             session.run(workers or affordable_workers(chosen), batch_size)
     return read_run(out)
 
@@ -487,12 +496,17 @@ class _Session:
             status = "interrupted"
             raise
         finally:
-            done = len({key[0] for key in self.writer.done})
-            counts = {"expected": len(self.plan.data.examples), "done": done, "failed": len(self.failed)}
             with contextlib.suppress(RunError):  # a full disk is told by the line that could not be written
-                self.writer.save(status=status, samples=counts, seconds=round(time.perf_counter() - began, 3))
+                self.close(status, time.perf_counter() - began)
         if status == "failed":
             raise RunError(f"no sample succeeded; the first error: {next(iter(self.failed.values()))}")
+
+    def close(self, status: str, seconds: float | None = None) -> None:
+        """Say in run.json how the run stands."""
+        done = len({key[0] for key in self.writer.done})
+        counts = {"expected": len(self.plan.data.examples), "done": done, "failed": len(self.failed)}
+        spent = self.writer.info["seconds"] if seconds is None else seconds
+        self.writer.save(status=status, samples=counts, seconds=round(spent, 3))
 
     def _jobs(self) -> Iterator[Job]:
         """Jobs for all that is not done. Pictures are read as their turn comes; one that fails is recorded."""

@@ -14,12 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from titer.errors import PictureError
+from titer.errors import PictureError, RunError
 from titer.models.classifier import Classifier
 from titer.models.encoder import Encoder
-from titer.noise import BLOCK, NoiseStream, Purpose
-
-__all__ = ["BLOCK", "Voter", "noisy_images", "one_channel"]
+from titer.noise import NoiseStream, Purpose
 
 
 def one_thread() -> None:
@@ -83,5 +81,9 @@ class Voter:
         images = noisy_images(image, sample, sigma, NoiseStream(self.seed, purpose), block, self.channels)
         with torch.inference_mode():
             features = self.encoder.encode_image(images.to(self.encoder.device))
+            if not torch.isfinite(features).all():
+                raise RunError(
+                    f"{self.encoder.name} gave nan or infinity for {sample} at sigma {sigma:g}; nothing can be certified"
+                )
             votes = [classifier.head(features).argmax(dim=1) for classifier in self.classifiers]
             return torch.stack(votes).cpu().numpy()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,32 @@ from titer.results.store import Record, Run, read_run
 from titer.results.summary import Cell, cells, certified_accuracy, radii_shown
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
+FOREIGN = "foreign"
+"""Name of the prompt set of runs that were read from a file of someone else."""
+
+NOT_RECORDED = "not recorded"
+"""Guarantee of such runs: the file does not say which pipeline its radii hold for."""
+
+_SIGMA = re.compile(r"sigma[_=-]?(\d+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True)
+class ForeignRow:
+    """One image of a per-image file.
+
+    Args:
+        index: its place in the data set.
+        label: class index, or None where the file says -1.
+        prediction: class index, -1 for abstention.
+        radius: L2 radius as printed, which may be rounded up.
+        seconds: time taken.
+    """
+
+    index: int
+    label: int | None
+    prediction: int
+    radius: float
+    seconds: float
 
 
 def open_results(path: Path) -> Run:
@@ -23,69 +52,99 @@ def open_results(path: Path) -> Run:
 
 
 def read_foreign(path: Path) -> Run:
-    """Read a per-image file of Cohen's smoothing, PromptSmooth or denoised smoothing.
+    """A per-image file of Cohen's smoothing, PromptSmooth or denoised smoothing, as a run.
 
-    Rows are those whose first field is a whole number; header and trailing prose are passed over. ``correct`` is
-    recomputed (some files print a running total there). Counts, sigma and alpha are not in such files: sigma is NaN.
+    Counts and alpha are not in such files; sigma is taken from the file's name (``sigma_0.25``), else it is nan.
 
     Raises:
-        InputError: if the file has no such row, or one that cannot be read.
+        InputError: as ``read_rows`` does.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    records = [_foreign_record(path, number, fields) for number, fields in _data_rows(lines)]
-    if not records:
-        raise InputError(f"{path} holds no certificates: expected tab-separated lines of {' '.join(HEADER)}")
+    rows = read_rows(path)
+    last = {row.index: row for row in rows}
+    named = _SIGMA.search(path.name)
+    sigma = float(named[1]) if named else math.nan
+    warnings = ["Sigma is taken from the file's name."] if named else []
+    if len(last) < len(rows):
+        warnings.append(f"{len(rows) - len(last)} images stand in the file more than once; their last line counts.")
+    classes = 1 + max(max(row.label or 0, row.prediction) for row in rows)
     info = {
         "verb": "certify",
         "status": "done",
         "command": f"read from {path.name}",
         "settings": {},
-        "prompts": {"foreign": ""},
-        "model": {"name": "not recorded", "fingerprint": ""},
+        "prompts": {FOREIGN: ""},
+        "model": {"name": "a model that the file does not name", "fingerprint": ""},
         "data": {"name": path.name, "split": "", "limit": None},
-        "classes": [
-            {"label": str(label), "texts": []} for label in range(1 + max(_highest(record) for record in records))
-        ],
-        "samples": {"expected": len(records), "done": len(records), "failed": 0},
+        "classes": [{"label": str(label), "texts": []} for label in range(classes)],
+        "samples": {"expected": len(last), "done": len(last), "failed": 0},
+        "warnings": warnings,
     }
-    return Run(path, info, records, ())
+    return Run(path, info, [_record(row, sigma) for row in last.values()], ())
 
 
-def _data_rows(lines: Sequence[str]) -> list[tuple[int, list[str]]]:
-    split = [(number, line.rstrip("\n").split("\t")) for number, line in enumerate(lines, start=1)]
-    return [(number, fields) for number, fields in split if len(fields) >= 5 and fields[0].strip().isdecimal()]
-
-
-def _foreign_record(path: Path, number: int, fields: list[str]) -> Record:
-    try:
-        label, prediction, radius = int(fields[1]), int(fields[2]), float(fields[3])
-        seconds = _seconds(fields[5]) if len(fields) > 5 else 0.0
-    except ValueError as error:
-        raise InputError(f"{path}: line {number} is no certificate: {error}") from error
+def _record(row: ForeignRow, sigma: float) -> Record:
     return {
-        "sample_id": fields[0].strip(),
-        "path": fields[0].strip(),
-        "label": label,
-        "prompts": "foreign",
-        "prediction": prediction,
-        "radius": radius,
-        "sigma": math.nan,
+        "sample_id": str(row.index),
+        "path": str(row.index),
+        "label": row.label,
+        "prompts": FOREIGN,
+        "prediction": row.prediction,
+        "radius": row.radius,
+        "sigma": sigma,
         "alpha": None,
-        "guarantee": "not recorded",
-        "seconds": seconds,
+        "guarantee": NOT_RECORDED,
+        "seconds": row.seconds,
     }
 
 
-def _highest(record: Record) -> int:
-    return max(int(record["label"]), int(record["prediction"]))
+def read_rows(path: Path) -> list[ForeignRow]:
+    """The rows of a per-image file.
+
+    A row is a line with tabs whose first field is a whole number; headers, also repeated ones, and prose are passed over, and
+    so is a last line that was never finished. The column ``correct`` is not read: in some files it is a running total.
+
+    Raises:
+        InputError: if the file has no such row, rows of another kind, or one that cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text: {error}") from error
+    rows = list(_rows(path, lines))
+    if not rows:
+        raise InputError(f"{path} holds no certificates: expected tab-separated lines of {' '.join(HEADER)}")
+    return rows
+
+
+def _rows(path: Path, lines: Sequence[str]) -> Iterator[ForeignRow]:
+    for number, line in enumerate(lines, start=1):
+        fields = [field.strip() for field in line.split("\t")]
+        if fields[0] == "idx" and tuple(fields[: len(HEADER)]) != HEADER:
+            raise InputError(f"{path}: expected the columns {' '.join(HEADER)}, got {' '.join(fields)}")
+        unfinished = number == len(lines) and not line.endswith("\n") and len(fields) < len(HEADER)
+        if fields[0].isdecimal() and len(fields) > 1 and not unfinished:
+            yield _row(path, number, fields)
+
+
+def _row(path: Path, number: int, fields: Sequence[str]) -> ForeignRow:
+    try:
+        index, label, prediction, radius, _, time = fields[: len(HEADER)]
+        row = ForeignRow(int(index), _label(label), int(prediction), float(radius), _seconds(time))
+    except ValueError as error:
+        raise InputError(f"{path}: line {number} is no certificate of {' '.join(HEADER)}: {error}") from error
+    if row.prediction < -1 or not 0 <= row.radius < math.inf:
+        raise InputError(f"{path}: line {number}: prediction {row.prediction} with radius {row.radius} is impossible")
+    return row
+
+
+def _label(text: str) -> int | None:
+    label = int(text)
+    return None if label < 0 else label
 
 
 def _seconds(text: str) -> float:
     """Seconds of ``0:02:31.238689``, ``1 day, 0:00:01`` or plain seconds."""
-    days, _, clock = text.strip().rpartition(", ")
+    days, _, clock = text.rpartition(", ")
     parts = [float(part) for part in clock.split(":")]
     seconds = math.fsum(part * 60.0**place for place, part in enumerate(reversed(parts)))
     return seconds + (86_400 * float(days.split()[0]) if days else 0.0)
@@ -97,47 +156,59 @@ def export_run(run: Run, to: str, out: Path) -> list[Path]:
     Cohen's format has no column for a prompt set or a sigma: where there are several, their name is put before the suffix.
 
     Raises:
-        InputError: for an unknown format, or a run that has no certificates.
+        InputError: for an unknown format, a run that has no certificates, or a place that cannot be written to.
     """
     if to not in _WRITERS:
         raise unknown("format", to, _WRITERS)
     if not run.records:
         raise InputError(f"{run.path} has no finished samples to export")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return _WRITERS[to](run, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return _WRITERS[to](run, out)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from error
 
 
 def _cohen(run: Run, out: Path) -> list[Path]:
+    parts = _certified(run)
+    names = [_cohen_name(cell, parts, out) for cell in parts]
+    if len(set(names)) < len(names):
+        raise InputError(f"prompt sets of {run.path} have names too alike for files: {', '.join(map(str, names))}")
+    # failed samples keep their place, so that two runs on the same images number them alike
+    ids = sorted({line["sample_id"] for line in (*run.records, *run.failures)})
+    places = {sample: place for place, sample in enumerate(ids)}
+    for cell, name in zip(parts, names, strict=True):
+        rows = sorted((places[record["sample_id"]], _cohen_fields(record)) for record in cell.records)
+        lines = ["\t".join(HEADER), *(f"{place}\t{fields}" for place, fields in rows)]
+        name.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return names
+
+
+def _certified(run: Run) -> list[Cell]:
     if "radius" not in run.records[0]:
-        raise InputError(f"{run.path} is a {run.info['verb']} run; Cohen's format needs radii, so a certify run")
-    parts = list(cells(run))
+        raise InputError(f"{run.path} is a {run.info['verb']} run; this format needs radii, so a certify run")
+    return list(cells(run))
+
+
+def _cohen_name(cell: Cell, parts: Sequence[Cell], out: Path) -> Path:
     several_prompts, several_sigmas = (
-        len({getattr(cell, name) for cell in parts}) > 1 for name in ("prompts", "sigma")
+        len({getattr(part, name) for part in parts}) > 1 for name in ("prompts", "sigma")
     )
-    ids = {sample: place for place, sample in enumerate(sorted({record["sample_id"] for record in run.records}))}
-    written = []
-    for cell in parts:
-        names = [
-            *([_safe(cell.prompts)] if several_prompts else []),
-            *([f"sigma_{cell.sigma:g}"] if several_sigmas else []),
-        ]
-        path = out.with_name(".".join([out.stem, *names]) + out.suffix)
-        lines = ["\t".join(HEADER), *(_cohen_line(ids[record["sample_id"]], record) for record in cell.records)]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        written.append(path)
-    return written
+    names = [_safe(cell.prompts)] if several_prompts else []
+    names += [f"sigma_{cell.sigma:g}"] if several_sigmas else []
+    return out.with_name(".".join([out.stem, *names]) + out.suffix)
 
 
-def _cohen_line(place: int, record: Record) -> str:
-    right = int(record["prediction"] == record["label"])
+def _cohen_fields(record: Record) -> str:
     label = -1 if record["label"] is None else record["label"]
+    right = int(record["prediction"] == record["label"])
     time = timedelta(seconds=record["seconds"])
-    return f"{place}\t{label}\t{record['prediction']}\t{rounded_down(record['radius'])}\t{right}\t{time}"
+    return f"{label}\t{record['prediction']}\t{rounded_down(record['radius'])}\t{right}\t{time}"
 
 
 def rounded_down(radius: float, digits: int = 6) -> str:
-    """A radius with so many decimals, never above its value."""
-    return f"{math.floor(radius * 10**digits) / 10**digits:.{digits}f}"
+    """A radius with so many decimals. Read back, it is never above the radius, and the same where it has no more decimals."""
+    return str(Decimal(repr(float(radius))).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
 
 
 def _safe(name: str) -> str:
@@ -145,37 +216,55 @@ def _safe(name: str) -> str:
 
 
 def _csv(run: Run, out: Path) -> list[Path]:
-    columns = list(dict.fromkeys(name for record in run.records for name in record))
+    rows = [_flat(record) for record in run.records]
     with out.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns)
+        writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)))
         writer.writeheader()
-        writer.writerows({name: _flat(value) for name, value in record.items()} for record in run.records)
+        writer.writerows(rows)
     return [out]
 
 
-def _flat(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | dict) else value
+def _flat(record: Record) -> Record:
+    """Attributes as columns of their own, lists as JSON."""
+    flat: Record = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{key}": part for key, part in value.items()}
+        else:
+            flat[name] = json.dumps(value) if isinstance(value, list) else value
+    return flat
 
 
 def _latex(run: Run, out: Path) -> list[Path]:
-    parts = list(cells(run))
+    parts = _certified(run)
     shown = sorted({radius for cell in parts for radius in radii_shown(cell)})
-    rows = [r"\begin{tabular}{ll" + "r" * len(shown) + "}", r"\toprule"]
-    rows.append(" & ".join(["prompts", r"$\sigma$", *(f"$r={radius:g}$" for radius in shown)]) + r" \\ \midrule")
-    rows += [
-        " & ".join([_escaped(cell.prompts), f"{cell.sigma:g}", *_latex_cells(cell, shown)]) + r" \\" for cell in parts
+    head = ["prompts", r"$\sigma$", *(rf"$r \ge {radius:g}$" for radius in shown)]
+    rows = [" & ".join([_escaped(cell.prompts), f"{cell.sigma:g}", *_latex_shares(cell, shown)]) for cell in parts]
+    lines = [
+        f"% certified accuracy in percent of all labelled images of {run.info['data']['name']}, with 95 % intervals",
+        r"% needs \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{ll{'r' * len(shown)}}}",
+        r"\toprule",
+        " & ".join(head) + r" \\",
+        r"\midrule",
+        *(row + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
     ]
-    out.write_text("\n".join([*rows, r"\bottomrule", r"\end{tabular}"]) + "\n", encoding="utf-8")
+    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return [out]
 
 
-def _latex_cells(cell: Cell, shown: Sequence[float]) -> list[str]:
-    found = [certified_accuracy(cell.run, radius, cell.prompts, cell.sigma) for radius in shown]
-    return [f"{100 * part.estimate:.1f} [{100 * part.low:.1f}, {100 * part.high:.1f}]" for part in found]
+def _latex_shares(cell: Cell, shown: Sequence[float]) -> Iterator[str]:
+    measured = radii_shown(cell) if cell.labelled else []
+    for radius in shown:
+        share = certified_accuracy(cell.run, radius, cell.prompts, cell.sigma) if radius in measured else None
+        yield f"{100 * share.estimate:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]" if share else "--"
 
 
 def _escaped(text: str) -> str:
-    return "".join("\\" + letter if letter in "&%$#_{}" else letter for letter in text)
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(words.get(letter, "\\" + letter if letter in "&%$#_{}" else letter) for letter in text)
 
 
 _WRITERS: dict[str, Callable[[Run, Path], list[Path]]] = {"cohen": _cohen, "csv": _csv, "latex": _latex}

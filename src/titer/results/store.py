@@ -139,6 +139,7 @@ class RunWriter:
                 raise InputError(
                     f"{self.path} belongs to other settings: {'; '.join(differences)}; choose another --out"
                 )
+            self.info["seconds"] = earlier.get("seconds", 0.0)
         whole = _whole_lines(self._lines)
         if self._lines.exists():
             os.truncate(self._lines, sum(len(line.encode()) + 1 for line in whole))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,16 @@ class Cell:
     records: tuple[Record, ...]
 
     @property
+    def title(self) -> str:
+        """Prompt set and sigma, as captions and legends say it."""
+        return f"{self.prompts}, sigma {self.sigma_text}"
+
+    @property
+    def sigma_text(self) -> str:
+        """Sigma, or that a foreign file does not say it."""
+        return "not recorded" if math.isnan(self.sigma) else f"{self.sigma:g}"
+
+    @property
     def labelled(self) -> tuple[Record, ...]:
         """Records whose image has a label; accuracy is about these."""
         return tuple(record for record in self.records if record.get("label") is not None)
@@ -42,7 +53,13 @@ class Cell:
 
 
 def cells(run: Run) -> Iterator[Cell]:
-    """The parts of a run, by prompt set and sigma in the order of its settings."""
+    """The parts of a run, by rising sigma, then by prompt set in the order of its settings.
+
+    Raises:
+        InputError: if the run neither certified nor predicted.
+    """
+    if run.records and "sigma" not in run.records[0]:
+        raise InputError(f"{run.path} is a {run.info.get('verb')} run; expected one of certify or predict")
     found: dict[tuple[str, float], list[Record]] = {}
     for record in run.records:
         found.setdefault((record["prompts"], record["sigma"]), []).append(record)
@@ -59,7 +76,7 @@ def one_cell(run: Run, prompts: str | None = None, sigma: float | None = None) -
     """
     found = [cell for cell in cells(run) if prompts in (None, cell.prompts) and sigma in (None, cell.sigma)]
     if len(found) != 1:
-        known = "; ".join(f"{cell.prompts} at sigma {cell.sigma:g}" for cell in cells(run))
+        known = "; ".join(cell.title for cell in cells(run))
         raise InputError(f"{len(found)} parts of {run.path} match; name prompts and sigma of one of: {known or 'none'}")
     return found[0]
 
@@ -80,7 +97,21 @@ def groups(records: Sequence[Record]) -> list[Hashable | None]:
 
 
 def certified_accuracy(run: Run, radius: float, prompts: str | None = None, sigma: float | None = None) -> Interval:
-    """Share of all labelled images that are right and certified at this radius, with a 95 % interval."""
+    """Share of all labelled images that are right and certified at this radius, with a 95 % interval.
+
+    Args:
+        run: a certify run.
+        radius: L2, in [0, 1] pixel units at the model's input size.
+        prompts: the prompt set, if the run has several.
+        sigma: the noise, if the run has several.
+
+    Raises:
+        InputError: for a radius below 0, a run without radii, or if it is not said which part is meant.
+    """
+    if not radius >= 0:
+        raise InputError(f"radius: expected at least 0, got {radius}")
+    if run.records and not run_certifies(run):
+        raise InputError(f"{run.path} is a {run.info.get('verb')} run; certified accuracy needs one of certify")
     records = one_cell(run, prompts, sigma).labelled
     return curves.certified_accuracy(correct(records), radii(records), radius, groups(records))
 
@@ -109,7 +140,7 @@ def _overview_row(cell: Cell) -> OverviewRow:
     draws = [record["draws"] + record.get("draws0", 0) for record in cell.records]
     accuracy = clustered(correct(records).astype(float), groups(records))
     certified = ""
-    if run_certifies(cell.run):
+    if run_certifies(cell.run) and records:
         shown = [radius for radius in radii_shown(cell) if radius > 0]
         certified = ", ".join(
             f"{radius:g}: {curves.certified_accuracy(correct(records), radii(records), radius).estimate:.3f}"
