@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from images import SIZE, brightness_encoder
 
 import titer
+from images import SIZE, brightness_encoder
 from titer.data import ClassText
 from titer.errors import PictureError, RunError
 from titer.features.stream import Voter, noisy_images, one_channel

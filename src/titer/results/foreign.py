@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import Any
 
 from titer.errors import InputError, unknown
 from titer.results.store import Record, Run, read_run

@@ -140,6 +140,8 @@ class RunWriter:
                     f"{self.path} belongs to other settings: {'; '.join(differences)}; choose another --out"
                 )
             self.info["seconds"] = earlier.get("seconds", 0.0)
+        else:
+            self.save()  # from here on the directory can be told to be this run
         whole = _whole_lines(self._lines)
         if self._lines.exists():
             os.truncate(self._lines, sum(len(line.encode()) + 1 for line in whole))
