@@ -59,7 +59,7 @@ def cells(run: Run) -> Iterator[Cell]:
         InputError: if the run neither certified nor predicted.
     """
     if run.records and "sigma" not in run.records[0]:
-        raise InputError(f"{run.path} is a {run.info.get('verb')} run; expected one of certify or predict")
+        raise InputError(f"{run.path} was written by {run.info.get('verb')}; expected a run of certify or predict")
     found: dict[tuple[str, float], list[Record]] = {}
     for record in run.records:
         found.setdefault((record["prompts"], record["sigma"]), []).append(record)
