@@ -22,7 +22,9 @@ from torch import Tensor
 import titer
 from images import SIZE, brightness_encoder, folder, timeless, true_radius
 from titer.errors import GuaranteeError, InputError, RunError
-from titer.evaluate.smoothing import execute, plan_certify, unreachable
+from titer.evaluate.plan import unreachable
+from titer.evaluate.session import execute
+from titer.evaluate.smoothing import plan_certify
 from titer.models import Classifier, zero_shot
 
 SIGMA = 0.1

@@ -14,7 +14,8 @@ from titer.certify import Anytime, Predict
 from titer.certify.pool import Job, run_jobs
 from titer.errors import PictureError
 from titer.evaluate.machine import default_workers, peak_memory
-from titer.evaluate.smoothing import Plan, affordable_workers, probe
+from titer.evaluate.plan import Plan
+from titer.evaluate.session import affordable_workers, probe
 from titer.features.stream import Voter, one_thread
 
 _PILOT = 8  # images whose selection draws are made to guess how hard the data are

@@ -1,0 +1,129 @@
+"""The options that certify and predict share, and what both say at the end."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from titer.cli.output import document, note, table
+from titer.cli.values import whole
+
+Model = Annotated[str, typer.Option("--model", help="titer:tiny, a directory in Hugging Face layout, or a hub id.")]
+DataName = Annotated[str, typer.Option("--data", help="titer:phantoms, a directory, or a table of images.")]
+Out = Annotated[Path, typer.Option("--out", help="Run directory; the same command goes on where it stopped.")]
+Prompts = Annotated[list[str] | None, typer.Option("--prompts", help="zero-shot (default); repeat for several.")]
+Template = Annotated[
+    list[str] | None,
+    typer.Option("--template", help="One more zero-shot set: a text with {} for the class's words; repeatable."),
+]
+Sigma = Annotated[str, typer.Option("--sigma", help="Standard deviation of the noise in [0, 1] pixels; comma list.")]
+Alpha = Annotated[str, typer.Option("--alpha", help="Error probability per image.")]
+Split = Annotated[str, typer.Option("--split", help="Which split of the data set.")]
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", parser=whole("--limit"), metavar="INTEGER", help="Take this many images, class-balanced."),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        parser=whole("--seed"),
+        metavar="INTEGER",
+        help="Of the noise; a fresh one unless given, the recorded on resume.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", parser=whole("--workers"), metavar="INTEGER", help="Threads; one per core unless given."),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        parser=whole("--batch-size"),
+        metavar="INTEGER",
+        help="Most draws in flight; found by itself unless given.",
+    ),
+]
+Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; found by itself unless given.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")]
+Images = Annotated[bool, typer.Option("--images/--no-images", help="Keep small thumbnails for the report.")]
+By = Annotated[
+    list[str] | None, typer.Option("--by", help="Carry this column of the table (site, sex, ...); repeatable.")
+]
+Channels = Annotated[
+    int,
+    typer.Option(
+        "--noise-channels",
+        parser=whole("--noise-channels"),
+        metavar="INTEGER",
+        help="1 draws once and replicates, for one-channel pictures.",
+    ),
+]
+Estimate = Annotated[bool, typer.Option("--estimate", help="Say draws, time and memory to expect, and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Options that were typed; the others keep the default of the method's constructor."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def shared(
+    prompts: list[str] | None,
+    templates: list[str] | None,
+    split: str,
+    limit: int | None,
+    seed: int | None,
+    device: str | None,
+    dtype: str,
+    noise_channels: int,
+    by: list[str] | None,
+) -> dict[str, Any]:
+    """The options that both verbs have, by the names that the package gives them."""
+    return {
+        "prompts": tuple(prompts or ("zero-shot",)),
+        "templates": tuple(templates or ()),
+        "split": split,
+        "limit": limit,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "noise_channels": noise_channels,
+        "by": tuple(by or ()),
+    }
+
+
+def command() -> str:
+    return shlex.join(["titer", *sys.argv[1:]])
+
+
+@contextmanager
+def told(out: Path) -> Iterator[None]:
+    """On Ctrl-C, say how to go on; what was finished is on the disk."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note(f"titer: interrupted; finished images are kept in {out}. Go on with: {command()}")
+        raise
+
+
+def summary(finished: Any, json: bool) -> None:
+    from titer.results.summary import overview
+
+    rows = overview(finished)
+    if json:
+        document([vars(row) for row in rows])
+        return
+    samples = finished.info["samples"]
+    columns = list(vars(rows[0])) if rows else []
+    table([name.replace("_", " ") for name in columns], [list(vars(row).values()) for row in rows])
+    note(
+        f"{samples['done']} of {samples['expected']} images done, {samples['failed']} failed; records in {finished.path}"
+    )

@@ -1,0 +1,261 @@
+"""A run before its first draw: everything is loaded and checked here, and nothing drawn."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from titer.certify import CERTIFIERS, Anytime, Gaussian, Predict
+from titer.certify.settings import check_sigma
+from titer.data import load_data
+from titer.data.example import Data, Example
+from titer.data.fingerprint import digest
+from titer.errors import GuaranteeError, InputError, unknown
+from titer.evaluate.machine import program, versions
+from titer.models import load_model
+from titer.models.classifier import Classifier, zero_shot
+from titer.models.encoder import Encoder
+from titer.noise import BLOCK, tail_gap
+from titer.registry import settings_of
+from titer.results.store import SCHEMA, Key, key_of
+
+Certifier = Anytime | Gaussian
+Method = Certifier | Predict
+Verb = Literal["certify", "predict"]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A run before its first draw: everything that decides its records.
+
+    Args:
+        verb: ``certify`` or ``predict``.
+        method: the certifier.
+        encoder: the dual encoder.
+        data: labelled images.
+        classifiers: prompt sets by name, all on this encoder.
+        sigmas: standard deviations of the noise, in [0, 1] pixel units.
+        channels: 3, or 1 for noise drawn once and replicated over the channels.
+        joint: share alpha among all certificates of the run, so that they hold together.
+        seed: of the noise.
+        by: columns of the table that records carry.
+    """
+
+    verb: Verb
+    method: Method
+    encoder: Encoder
+    data: Data
+    classifiers: Mapping[str, Classifier]
+    sigmas: tuple[float, ...]
+    channels: int
+    joint: bool
+    seed: int
+    by: tuple[str, ...]
+
+    @property
+    def statements(self) -> int:
+        """Number of statements the run will make, failures included."""
+        return len(self.data.examples) * len(self.classifiers) * len(self.sigmas)
+
+    @property
+    def alpha(self) -> float:
+        """What each statement may spend."""
+        return self.method.alpha / self.statements if self.joint else self.method.alpha
+
+    @property
+    def gap(self) -> float:
+        """How far any probability may be off because the sampler's tails end."""
+        return tail_gap(self.channels * self.encoder.size**2)
+
+    def key(self, example: Example, prompts: str, sigma: float) -> Key:
+        """The key of the record that this statement will have."""
+        return key_of({"sample_id": example.id, "prompts": prompts, "sigma": sigma})
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, defaults included."""
+        return {
+            "certifier": _name_of(self.method),
+            **settings_of(self.method),
+            "sigma": list(self.sigmas),
+            "joint": self.joint,
+            "noise_channels": self.channels,
+            "by": list(self.by),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """All that changes a number."""
+        return {
+            "verb": self.verb,
+            "settings": {name: value for name, value in self.settings().items() if name != "by"},
+            "seed": self.seed,
+            "model": self.encoder.fingerprint,
+            "prompts": {name: classifier.fingerprint for name, classifier in self.classifiers.items()},
+            "classes": [[text.label, *text.texts] for text in self.data.classes],
+            "samples": digest([example.id for example in self.data.examples]),
+            "program": program(self.encoder.device, self.encoder.dtype),
+            "block": BLOCK,
+        }
+
+    def info(self, command: str) -> dict[str, Any]:
+        """What run.json says before the first draw."""
+        return {
+            "schema": SCHEMA,
+            "status": "running",
+            "verb": self.verb,
+            "command": command,
+            "settings": self.settings(),
+            "seed": self.seed,
+            "versions": versions(),
+            "device": self.encoder.device.type,
+            "dtype": str(self.encoder.dtype).removeprefix("torch."),
+            "model": {"name": self.encoder.name, "fingerprint": self.encoder.fingerprint, "size": self.encoder.size},
+            "prompts": {name: classifier.fingerprint for name, classifier in self.classifiers.items()},
+            "data": {"name": self.data.name, "split": self.data.split, "limit": self.data.limit},
+            "classes": [{"label": text.label, "texts": list(text.texts)} for text in self.data.classes],
+            "samples": {"expected": len(self.data.examples), "done": 0, "failed": 0},
+            "seconds": 0.0,
+        }
+
+
+def _name_of(method: Method) -> str:
+    """The method's registered name."""
+    return (
+        "predict"
+        if isinstance(method, Predict)
+        else next(name for name in CERTIFIERS if CERTIFIERS[name] is type(method))
+    )
+
+
+def plan(
+    verb: Verb,
+    method: Method,
+    model: str | Encoder,
+    data: str | Path | Data,
+    *,
+    sigma: float | Sequence[float],
+    prompts: Sequence[str] | Mapping[str, Classifier] = ("zero-shot",),
+    templates: Sequence[str] = (),
+    split: str = "test",
+    limit: int | None = None,
+    seed: int | None = None,
+    joint: bool = False,
+    guarantee: str | None = None,
+    noise_channels: int = 3,
+    by: Sequence[str] = (),
+    device: str | None = None,
+    dtype: str = "float32",
+) -> Plan:
+    """Load and check everything before the first draw.
+
+    Args:
+        verb: ``certify`` or ``predict``.
+        method: the certifier.
+        model: a model's name, or an encoder.
+        data: a data set's name or directory, or a loaded one (then ``split`` and ``limit`` are not used).
+        sigma: standard deviations of the noise, in [0, 1] pixel units.
+        prompts: ``zero-shot``, or classifiers by name.
+        templates: texts with ``{}`` for the class's words; each is one more prompt set, named by the text.
+        split: which split of the data set.
+        limit: how many images, class-balanced.
+        seed: of the noise; a fresh one of the operating system unless given.
+        joint: share alpha among all statements of the run, so that all hold together.
+        guarantee: what the certificates should say (docs/guarantees.md).
+        noise_channels: 1 draws once and replicates, for one-channel pictures.
+        by: columns of the table that records carry.
+        device: ``cpu`` or ``cuda``; found by itself unless given.
+        dtype: ``float32`` or ``bfloat16``.
+
+    Raises:
+        InputError: for whatever is wrong with the input.
+        GuaranteeError: if a prompt set needs another guarantee than the one named.
+    """
+    sigmas = (sigma,) if isinstance(sigma, int | float) else tuple(sigma)
+    for value in sigmas:
+        check_sigma(value)
+    if not sigmas or len(set(sigmas)) != len(sigmas):
+        raise InputError(f"sigma: expected one or more different values, got {list(sigmas)}")
+    if noise_channels not in (1, 3):
+        raise InputError(f"noise channels: expected 3, or 1 for one-channel pictures, got {noise_channels}")
+    if seed is not None and seed < 0:
+        raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
+    examples = data if isinstance(data, Data) else load_data(data, split=split, limit=limit)
+    if not examples.classes:
+        raise InputError(
+            f"{examples.name} has no labels, so there are no classes to tell apart; expected a column 'label'"
+        )
+    _check_columns(examples, by)
+    encoder = model if isinstance(model, Encoder) else load_model(model, device=device, dtype=dtype)
+    chosen = Plan(
+        verb=verb,
+        method=method,
+        encoder=encoder,
+        data=examples,
+        classifiers=_classifiers(encoder, examples, prompts, templates),
+        sigmas=tuple(float(value) for value in sigmas),
+        channels=noise_channels,
+        joint=joint,
+        seed=secrets.randbits(63) if seed is None else seed,
+        by=tuple(by),
+    )
+    _check_guarantee(chosen.classifiers, guarantee)
+    _check_draws(chosen)
+    return chosen
+
+
+def _classifiers(
+    encoder: Encoder, data: Data, prompts: Sequence[str] | Mapping[str, Classifier], templates: Sequence[str]
+) -> dict[str, Classifier]:
+    if isinstance(prompts, Mapping):
+        return dict(prompts)
+    for name in prompts:
+        if name != "zero-shot":
+            raise InputError(
+                f"--prompts {name}: expected 'zero-shot'; learned prompts cannot be loaded by this version"
+            )
+    names = [*prompts, *templates]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise InputError(f"two prompt sets are named {repeated.pop()!r}; give each one once")
+    zero = {name: zero_shot(encoder, data.classes, name=name) for name in prompts}
+    return zero | {name: zero_shot(encoder, data.classes, name, name=name) for name in templates}
+
+
+def _check_guarantee(classifiers: Mapping[str, Classifier], guarantee: str | None) -> None:
+    allowed = ("fixed", "conditional", "per-draw", "product", "bank")
+    if guarantee is not None and guarantee not in allowed:
+        raise unknown("guarantee", guarantee, allowed)
+    for name, classifier in classifiers.items():
+        if classifier.adapts_to_input:
+            raise GuaranteeError(
+                f"prompt set {name!r} changes with the image it is shown, so a fixed-classifier certificate would claim "
+                "more than is proven; it needs the guarantee conditional, per-draw or product"
+            )
+
+
+def _check_columns(data: Data, by: Sequence[str]) -> None:
+    for column in by:
+        if column not in data.columns:
+            raise unknown("column", column, data.columns)
+
+
+def _check_draws(chosen: Plan) -> None:
+    """Refuse counts that can never answer, before anything is drawn."""
+    method, fewest = chosen.method, chosen.method.fewest_draws(chosen.alpha)
+    if method.n < fewest:
+        raise InputError(
+            f"n = {method.n} can never give an answer at alpha {chosen.alpha:g}: even if all votes agree, "
+            f"at least {fewest} draws are needed"
+        )
+
+
+def unreachable(chosen: Plan) -> dict[float, list[float]]:
+    """Per sigma, the radii asked for that ``n`` draws cannot prove; they will be left open."""
+    method = chosen.method
+    if not isinstance(method, Anytime) or method.tolerance is not None:
+        return {}
+    largest = {sigma: method.largest_radius(sigma, chosen.alpha) for sigma in chosen.sigmas}
+    beyond = {sigma: [radius for radius in method.radii if radius > largest[sigma]] for sigma in chosen.sigmas}
+    return {sigma: radii for sigma, radii in beyond.items() if radii}

@@ -1,0 +1,221 @@
+"""One process's work on a run: jobs out, records in, and what a block of draws costs."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from titer.certify.pool import Finished, Job, run_jobs
+from titer.data.example import Example, Picture
+from titer.errors import InputError, PictureError, RunError
+from titer.evaluate.machine import default_workers, free_memory, peak_memory
+from titer.evaluate.plan import Plan
+from titer.features.stream import Voter, one_channel, one_thread
+from titer.noise import BLOCK
+from titer.progress import progress
+from titer.results.store import Record, Run, RunWriter, key_of, read_run, thumbnail_name
+
+_THUMBNAIL = 128  # largest side of a kept picture, in pixels
+
+
+def execute(
+    chosen: Plan,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    batch_size: int | None = None,
+    images: bool = True,
+    command: str | None = None,
+) -> Run:
+    """Carry a plan out, or go on with it.
+
+    Raises:
+        InputError: if the directory belongs to other settings or another process writes there.
+        RunError: if no sample succeeded, or the disk is full.
+    """
+    for name, value in (("workers", workers), ("batch size", batch_size)):
+        if value is not None and value < 1:
+            raise InputError(f"{name}: expected at least 1, got {value}")
+    started = " ".join(shlex.quote(word) for word in ("python", *sys.argv)) if command is None else command
+    with RunWriter(Path(out), chosen.identity(), chosen.info(started)) as writer:
+        session = _Session(chosen, writer, images)
+        if session.complete:
+            session.close("done")
+        else:
+            session.run(workers or affordable_workers(chosen), batch_size)
+    return read_run(out)
+
+
+def affordable_workers(chosen: Plan) -> int:
+    """Workers, one per core but fewer where the blocks they hold would not fit into half the free memory."""
+    wanted = default_workers(chosen.encoder.device)
+    if chosen.encoder.device.type != "cpu":
+        return wanted
+    return max(1, min(wanted, int(free_memory() / 2 / max(1, probe(chosen).memory))))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One block of draws through the encoder on one worker: seconds and bytes of memory that it took."""
+
+    seconds: float
+    memory: int
+
+    def draws_per_second(self, workers: int) -> float:
+        """Rate of so many workers, each on a core of its own."""
+        return workers * BLOCK / self.seconds
+
+
+def probe(chosen: Plan, blocks: int = 1) -> Probe:
+    """Measure what a block of draws costs on one worker."""
+    voter = Voter(chosen.encoder, tuple(chosen.classifiers.values()), seed=0, channels=chosen.channels)
+    image = torch.zeros(3, chosen.encoder.size, chosen.encoder.size)
+    before = peak_memory()
+    with _threads(1):
+        voter(image, "probe", chosen.sigmas[0], "show", 0)
+        began = time.perf_counter()
+        for block in range(blocks):
+            voter(image, "probe", chosen.sigmas[0], "show", block)
+    return Probe((time.perf_counter() - began) / blocks, max(peak_memory() - before, BLOCK * image.nbytes * 4))
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Session:
+    """One process's work on a run: jobs out, records in."""
+
+    def __init__(self, chosen: Plan, writer: RunWriter, images: bool) -> None:
+        self.plan = chosen
+        self.writer = writer
+        self.images = images
+        self.failed: dict[str, str] = {}
+        self.seen: dict[str, Record] = {}
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.writer.done) and not self.remaining()
+
+    def remaining(self) -> int:
+        """Statements still to be made."""
+        keys = (self.plan.key(*parts) for parts in self._parts())
+        return sum(key not in self.writer.done for key in keys)
+
+    def _parts(self) -> Iterator[tuple[Example, str, float]]:
+        for example in self.plan.data.examples:
+            for sigma in self.plan.sigmas:
+                for prompts in self.plan.classifiers:
+                    yield example, prompts, sigma
+
+    def run(self, workers: int, batch_size: int | None) -> None:
+        in_flight = max(1, batch_size // BLOCK) if batch_size else 2 * workers + 2
+        began = time.perf_counter() - float(self.writer.info["seconds"])
+        status = "failed"
+        try:
+            self.writer.save(status="running")
+            with _threads(1), progress(self.plan.verb, self.remaining()) as advance:
+                self.advance = advance
+                for finished in run_jobs(self._jobs(), workers, in_flight, one_thread):
+                    self._record(finished)
+            status = "done" if self.writer.done or not self.plan.data.examples else "failed"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            with contextlib.suppress(RunError):  # a full disk is told by the line that could not be written
+                self.close(status, time.perf_counter() - began)
+        if status == "failed":
+            raise RunError(f"no sample succeeded; the first error: {next(iter(self.failed.values()))}")
+
+    def close(self, status: str, seconds: float | None = None) -> None:
+        """Say in run.json how the run stands."""
+        done = len({key[0] for key in self.writer.done})
+        counts = {"expected": len(self.plan.data.examples), "done": done, "failed": len(self.failed)}
+        spent = self.writer.info["seconds"] if seconds is None else seconds
+        self.writer.save(status=status, samples=counts, seconds=round(spent, 3))
+
+    def _jobs(self) -> Iterator[Job]:
+        """Jobs for all that is not done. Pictures are read as their turn comes; one that fails is recorded."""
+        voter = Voter(self.plan.encoder, tuple(self.plan.classifiers.values()), self.plan.seed, self.plan.channels)
+        for example in self.plan.data.examples:
+            sigmas = [sigma for sigma in self.plan.sigmas if self._unfinished(example, sigma)]
+            if not sigmas:
+                continue
+            try:
+                image = self._open(example)
+            except PictureError as error:
+                self.failed[example.id] = str(error)
+                self.writer.append({"sample_id": example.id, "path": example.path, "error": str(error)})
+                for _ in range(len(sigmas) * len(self.plan.classifiers)):
+                    self.advance()
+                continue
+            for sigma in sigmas:
+                yield Job(
+                    sample=example.id,
+                    sigma=sigma,
+                    vote=partial(voter, image, example.id, sigma),
+                    procedures=[
+                        self.plan.method.certify(sigma, self.plan.alpha, self.plan.gap) for _ in voter.classifiers
+                    ],
+                    classes=len(self.plan.data.classes),
+                )
+
+    def _unfinished(self, example: Example, sigma: float) -> bool:
+        return any(self.plan.key(example, prompts, sigma) not in self.writer.done for prompts in self.plan.classifiers)
+
+    def _open(self, example: Example) -> Tensor:
+        picture = self.plan.data.read(example)
+        image = self.plan.encoder.preprocess(picture.pixels)
+        if self.plan.channels == 1:
+            one_channel(image)
+        if self.images:
+            _keep_thumbnail(image, self.writer.path / "images" / thumbnail_name(example.id))
+        self.seen[example.id] = self._common(example, picture)
+        return image
+
+    def _common(self, example: Example, picture: Picture) -> Record:
+        fields: Record = {"sample_id": example.id, "path": example.path, "label": example.label}
+        if example.group is not None:
+            fields["group"] = example.group
+        if self.plan.by:
+            fields["attributes"] = {column: example.attributes.get(column) for column in self.plan.by}
+        return {**fields, "sha256": picture.sha256}
+
+    def _record(self, finished: Finished) -> None:
+        prompts = list(self.plan.classifiers)[finished.place]
+        record = {
+            **self.seen[finished.job.sample],
+            "prompts": prompts,
+            **finished.statement.fields(),
+            "channels": self.plan.channels,
+            "seconds": round(finished.seconds, 4),
+        }
+        self.advance()
+        if key_of(record) not in self.writer.done:
+            self.writer.append(record)
+
+
+def _keep_thumbnail(image: Tensor, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    picture.save(path)
