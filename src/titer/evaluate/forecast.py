@@ -12,6 +12,7 @@ from scipy.special import ndtr
 
 from titer.certify import Anytime, Predict
 from titer.certify.pool import Job, run_jobs
+from titer.data.splits import limited
 from titer.errors import PictureError
 from titer.evaluate.machine import default_workers, peak_memory
 from titer.evaluate.plan import Plan
@@ -63,7 +64,7 @@ def forecast(chosen: Plan, workers: int | None = None) -> Forecast:
         most_seconds=most / rate,
         memory=peak_memory() + (workers - 1) * cost.memory,
         workers=workers,
-        pilot=len(shares) // len(chosen.sigmas) if shares else 0,
+        pilot=len(shares) // (len(chosen.sigmas) * len(chosen.classifiers)),
     )
 
 
@@ -76,7 +77,7 @@ def _pilot(chosen: Plan, workers: int) -> Iterator[tuple[float, float]]:
     voter = Voter(chosen.encoder, tuple(chosen.classifiers.values()), seed=chosen.seed, channels=chosen.channels)
 
     def jobs() -> Iterator[Job]:
-        for example in chosen.data.examples[:_PILOT]:
+        for example in limited(chosen.data.examples, _PILOT):
             try:
                 image = chosen.encoder.preprocess(chosen.data.read(example).pixels)
             except PictureError:
