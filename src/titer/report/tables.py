@@ -110,8 +110,9 @@ def class_table(cell: Cell, names: Sequence[str]) -> Table | None:
         for result in class_results(labels, predictions, shares, groups(records))
     ]
     error = calibration_error(reliability(shares, labels, groups(records)))
+    balanced = spoken(balanced_accuracy(labels, predictions, groups(records)))
     return Table(
-        f"Per class, {cell.prompts}, sigma {cell.sigma:g}: balanced accuracy {spoken(balanced_accuracy(labels, predictions, groups(records)))}; "
+        f"Per class, {cell.prompts}, sigma {cell.sigma:g}: balanced accuracy {balanced}; "
         f"expected calibration error of the vote shares {error:.3f}. AUROC and balanced accuracy: bootstrap intervals.",
         ("class", "images", "sensitivity", "specificity", "AUROC (one against rest)"),
         tuple(rows),
