@@ -1,83 +1,239 @@
-"""Figures of a report, as SVG text."""
+"""Figures of a report, as SVG that takes its colours from the page."""
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from titer.results.summary import Cell, correct, groups, radii, radii_shown
+from titer.report.tables import Line, radius_text, votes
+from titer.results.summary import Cell, groups, largest_provable, radii, radii_shown
 from titer.statistics import curves
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999")
-"""Okabe and Ito's palette, told apart without colour vision; line styles differ as well."""
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+"""Okabe and Ito's palette, told apart without colour vision; strokes and marks differ as well."""
 
-_STYLES = ("-", "--", "-.", ":")
+# stand-ins that the SVG's text is searched for, so that one figure serves light and dark pages
+_INK, _SOFT, _GRID = "#010203", "#040506", "#070809"
+_VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _GRID: "var(--line)"} | {
+    colour: f"var(--line-{place})" for place, colour in enumerate(LINES)
+}
+_STROKES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)))
+_MARKS = ("o", "s", "^", "D", "v", "P")
+_MOST_POINTS = 150
+_PANELS_A_ROW = 3
 _LOOK = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "titer",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["system-ui", "DejaVu Sans"],
-    "font.size": 10,
+    "font.size": 9.5,
+    "text.color": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#889",
-    "axes.labelcolor": "#334",
-    "xtick.color": "#556",
-    "ytick.color": "#556",
-    "grid.color": "#dde",
+    "axes.spines.left": False,
+    "axes.edgecolor": _SOFT,
+    "axes.labelcolor": _SOFT,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "ytick.left": False,
+    "xtick.direction": "out",
 }
 
 
-def curve_figure(cells: Sequence[Cell], title: str) -> str:
-    """Certified accuracy against radius; a band is the pointwise 95 % interval.
+def curve_figure(parts: Sequence[Line]) -> str:
+    """Certified accuracy against radius: a panel for each sigma, a line for each prompt set, pointwise 95 % bands.
 
     Where only a grid of radii was decided, points are joined by steps: between two of them the lower value is proven.
     """
+    sigmas = list(dict.fromkeys(line.cell.sigma_text for line in parts))
+    names = list(dict.fromkeys(line.name for line in parts))
     with rc_context(_LOOK):
-        figure = Figure(figsize=(7.6, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        for place, cell in enumerate(cells):
-            records = cell.labelled
-            at = _radii_drawn(cell)
-            drawn = curves.curve(correct(records), radii(records), at, groups(records))
-            colour, style = COLOURS[place % len(COLOURS)], _STYLES[place // 2 % len(_STYLES)]
-            middle, low, high = (
-                np.array([getattr(part, end) for part in drawn.intervals]) for end in ("estimate", "low", "high")
-            )
-            axes.fill_between(at, low, high, step="pre", color=colour, alpha=0.14, linewidth=0)
-            axes.step(
-                at,
-                middle,
-                where="pre",
-                color=colour,
-                linestyle=style,
-                linewidth=1.8,
-                label=f"{cell.prompts}, sigma {cell.sigma:g}",
-            )
-            if len(at) <= 12:
-                axes.plot(at, middle, "o", color=colour, markersize=4)
-        axes.set(
-            xlabel="L2 radius ([0, 1] pixels at the model's input size)",
-            ylabel="certified accuracy",
-            ylim=(0, 1.02),
-            title=title,
+        figure, panels = _panels(len(sigmas), 3.4)
+        for sigma, axes in zip(sigmas, panels, strict=True):
+            own = [line for line in parts if line.cell.sigma_text == sigma]
+            for line in own:
+                _draw_curve(axes, line, names.index(line.name))
+            _limit(axes, [line.cell for line in own])
+            axes.set(title=f"sigma {sigma}", xlabel="L2 radius")
+            _share_axis(axes)
+            decided = sorted({at for line in own if on_grid(line.cell) for at in radii_drawn(line.cell)})
+            if decided and all(on_grid(line.cell) for line in own):
+                axes.set_xticks(decided, [radius_text(at) for at in decided])
+        panels[0].set_ylabel("certified accuracy" if any(line.cell.labelled for line in parts) else "share certified")
+        _legend(figure, names)
+        return _svg(figure, "curve")
+
+
+def reliability_figure(parts: Sequence[Line]) -> str | None:
+    """Accuracy of the top class against its share of the votes; None where no image has both label and votes."""
+    drawn = [(line, found) for line in parts if (found := votes(line.cell)) is not None]
+    if not drawn:
+        return None
+    sigmas = list(dict.fromkeys(line.cell.sigma_text for line, _ in drawn))
+    names = list(dict.fromkeys(line.name for line, _ in drawn))
+    with rc_context(_LOOK):
+        figure, panels = _panels(len(sigmas), 3.0)
+        for sigma, axes in zip(sigmas, panels, strict=True):
+            axes.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle=(0, (2, 3)))
+            for line, found in drawn:
+                if line.cell.sigma_text == sigma:
+                    place = names.index(line.name)
+                    bins = found.bins
+                    middle = np.array([part.accuracy.estimate for part in bins])
+                    ends = [
+                        middle - [part.accuracy.low for part in bins],
+                        [part.accuracy.high for part in bins] - middle,
+                    ]
+                    axes.errorbar(
+                        [part.confidence for part in bins],
+                        middle,
+                        yerr=np.abs(ends),
+                        color=LINES[place % len(LINES)],
+                        marker=_MARKS[place % len(_MARKS)],
+                        markersize=4.5,
+                        linestyle="none",
+                        elinewidth=1.2,
+                        alpha=0.9,
+                        label=line.name,
+                    )
+            axes.set(title=f"sigma {sigma}", xlabel="share of votes of the top class", xlim=(0, 1.02))
+            _share_axis(axes)
+        panels[0].set_ylabel("accuracy")
+        _legend(figure, names)
+        return _svg(figure, "reliability")
+
+
+def curve_in_words(parts: Sequence[Line]) -> str:
+    """What the figure shows, for those who do not see it."""
+    said = []
+    for line in parts:
+        shown = radii_shown(line.cell)
+        drawn = curves.curve(line.cell.good, radii(line.cell.counted), shown, groups(line.cell.counted))
+        points = ", ".join(
+            f"{100 * part.estimate:.0f} % at {at:g}" for at, part in zip(shown, drawn.intervals, strict=True)
         )
-        axes.set_xlim(left=0)
-        axes.grid(visible=True, linewidth=0.6)
-        axes.legend(frameon=False, loc="upper right")
+        said.append(f"{line.title}: {points}")
+    return "Certified accuracy against radius. " + "; ".join(said) + "."
+
+
+def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    columns = min(count, _PANELS_A_ROW)
+    rows = -(-count // columns)
+    width = 6.2 if columns == 1 else 9.6
+    figure = Figure(figsize=(width, height * rows + 0.3), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    panels = list(grid.flat)
+    for spare in panels[count:]:
+        spare.remove()
+    return figure, panels[:count]
+
+
+def _draw_curve(axes: Axes, line: Line, place: int) -> None:
+    at = radii_drawn(line.cell)
+    drawn = curves.curve(line.cell.good, radii(line.cell.counted), at, groups(line.cell.counted))
+    middle, low, high = (
+        np.array([getattr(part, end) for part in drawn.intervals]) for end in ("estimate", "low", "high")
+    )
+    colour = LINES[place % len(LINES)]
+    axes.fill_between(at, low, high, step="pre", color=colour, alpha=0.15, linewidth=0)
+    decided = on_grid(line.cell)
+    axes.step(
+        at,
+        middle,
+        where="pre",
+        color=colour,
+        linestyle=_STROKES[place % len(_STROKES)],
+        linewidth=2.0,
+        clip_on=False,
+        marker=_MARKS[place % len(_MARKS)] if decided else None,
+        markersize=5,
+        label=line.name,
+    )
+
+
+def on_grid(cell: Cell) -> bool:
+    """Whether only some radii were decided, rather than a radius for each image."""
+    settings = cell.run.info.get("settings", {})
+    return settings.get("certifier") == "anytime" and not settings.get("tolerance")
+
+
+def radii_drawn(cell: Cell) -> list[float]:
+    """The decided grid from 0 on, or every radius at which the curve falls, as far as can be seen."""
+    if on_grid(cell):
+        return sorted({0.0, *radii_shown(cell)})
+    reached = np.unique(np.concatenate([[0.0], radii(cell.counted)[cell.good], radii_shown(cell)]))
+    if len(reached) > _MOST_POINTS:
+        reached = np.linspace(0, reached[-1], _MOST_POINTS)
+    return [float(radius) for radius in reached]
+
+
+def _limit(axes: Axes, cells: Sequence[Cell]) -> None:
+    """Mark what unanimous votes would prove, and end the axis there."""
+    known = [cell for cell in cells if cell.run.info.get("settings", {}).get("n")]
+    limits = sorted({largest_provable(cell) for cell in known})
+    for limit in limits:
+        axes.axvline(limit, color=_SOFT, linewidth=0.9, linestyle=(0, (2, 3)))
+    if len(limits) == 1:
+        axes.annotate(
+            f"most that {known[0].run.info['settings']['n']:,} draws prove",
+            (limits[0], 0.98),
+            xytext=(-3, 0),
+            textcoords="offset points",
+            rotation=90,
+            ha="right",
+            va="top",
+            fontsize=7.5,
+            color=_SOFT,
+        )
+    end = max([*limits, *(float(radii(cell.records).max(initial=0.0)) for cell in cells), 0.05])
+    axes.set_xlim(0, 1.04 * end)
+
+
+def _share_axis(axes: Axes) -> None:
+    axes.set_ylim(0, 1.03)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0], ["0", "20", "40", "60", "80", "100 %"])
+    axes.tick_params(axis="y", labelleft=True)
+
+
+def _legend(figure: Figure, names: Sequence[str]) -> None:
+    if len(names) > 1:
+        handles = {label: handle for handle, label in _handles(figure)}
+        figure.legend(
+            [handles[name] for name in names],
+            names,
+            loc="outside lower center",
+            ncols=min(3, len(names)),
+            frameon=False,
+            handlelength=3,
+        )
+
+
+def _handles(figure: Figure) -> list[tuple[Artist, str]]:
+    return [pair for axes in figure.axes for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """The figure as inline SVG: the page's colours and font, and no ids but those that are referred to."""
+    with rc_context({"svg.hashsalt": salt}):
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    return stream.getvalue()[stream.getvalue().index("<svg") :]
-
-
-def _radii_drawn(cell: Cell) -> list[float]:
-    """The decided grid, or a fine one where radii are continuous."""
-    settings = cell.run.info.get("settings", {})
-    if settings.get("certifier") == "anytime" and not settings.get("tolerance"):
-        return radii_shown(cell)
-    largest = float(radii(cell.records).max(initial=0.0))
-    return [float(radius) for radius in np.linspace(0, max(largest * 1.02, 0.05), 120)]
+    text = stream.getvalue()[stream.getvalue().index("<svg") :]
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    for unwanted in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"font-family: [^;\"]*;? ?"):
+        text = re.sub(unwanted, "", text, flags=re.DOTALL)
+    width = f'style="max-width: {100 * figure.get_figwidth():.0f}px" viewBox='
+    text = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" viewBox=', width, text, count=1)
+    referred = set(re.findall(r"#([^\")]+)", text))
+    return re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in referred else "", text)

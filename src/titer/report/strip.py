@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,72 +14,87 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from titer.noise import NoiseStream
-from titer.results.foreign import rounded_down
+from titer.report.tables import Line, class_names, radius_text
 from titer.results.store import Record, thumbnail_name
 from titer.results.summary import Cell
 
-_SHOWN = 8
 _SIDE = 128  # pixels a side in the page
 
 
 @dataclass(frozen=True)
 class Example:
-    """One image of the strip: PNGs as data addresses, and what to say below them."""
+    """One image of the strip.
 
+    Args:
+        why: what it is an example of.
+        clean: PNG as a data address.
+        noisy: the same with one draw of noise.
+        name: sample id.
+        truth: its label in words, empty where it has none.
+        answer: the prediction in words.
+        radius: certified radius, rounded down; empty where there is none.
+    """
+
+    why: str
     clean: str
     noisy: str
     name: str
     truth: str
     answer: str
     radius: str
-    right: bool
 
 
-def examples(cell: Cell, names: Sequence[str]) -> list[Example]:
-    """A few images from the largest radius to the smallest, wrong and unanswered ones among them; none without thumbnails."""
-    kept = [
-        record for record in cell.labelled if (cell.run.path / "images" / thumbnail_name(record["sample_id"])).exists()
-    ]
-    return [_example(cell, record, names) for record in _chosen(kept)]
+def examples(line: Line) -> list[Example]:
+    """Images of the largest and the smallest radius, wrong ones and unanswered ones; none without thumbnails."""
+    cell = line.cell
+    kept = [record for record in cell.counted if _thumbnail(cell, record).exists()]
+    return [_example(cell, why, record) for why, record in _chosen(kept, cell)]
 
 
-def _chosen(records: Sequence[Record]) -> list[Record]:
-    """Evenly spaced over the radii of the right answers, then the first wrong ones and abstentions, by id."""
+def _thumbnail(cell: Cell, record: Record) -> Path:
+    return cell.run.path / "images" / thumbnail_name(record["sample_id"])
+
+
+def _chosen(records: Sequence[Record], cell: Cell) -> Iterator[tuple[str, Record]]:
+    """By radius, then by id, so that the choice flatters nobody."""
+    silent = [record for record in records if record["prediction"] < 0]
+    wrong = [r for r in records if r["prediction"] >= 0 and r["label"] is not None and r["prediction"] != r["label"]]
+    apart = {record["sample_id"] for record in (*silent, *wrong)}
     right = sorted(
-        (r for r in records if r["prediction"] == r["label"]), key=lambda r: (-r.get("radius", 0), r["sample_id"])
+        (record for record in records if record["sample_id"] not in apart),
+        key=lambda record: (-record.get("radius", 0), record["sample_id"]),
     )
-    wrong = [record for record in records if record["prediction"] not in (-1, record["label"])][:2]
-    silent = [record for record in records if record["prediction"] == -1][:2]
-    room = _SHOWN - len(wrong) - len(silent)
-    places: list[int] = (
-        np.unique(np.linspace(0, len(right) - 1, min(room, len(right))).round().astype(int)).tolist() if right else []
-    )
-    return [*(right[place] for place in places), *wrong, *silent]
+    certifies = bool(records) and "radius" in records[0]
+    largest, smallest = ("largest radius", "smallest radius") if certifies else ("right", "right")
+    yield from ((largest, record) for record in right[:2])
+    yield from ((smallest, record) for record in right[2:][-2:])
+    worst = sorted(wrong, key=lambda record: (-record.get("radius", 0), record["sample_id"]))
+    yield from (("wrong, yet certified" if record.get("radius") else "wrong", record) for record in worst[:2])
+    yield from (("not certified" if cell.asks_one_radius else "no answer", record) for record in silent[:2])
 
 
-def _example(cell: Cell, record: Record, names: Sequence[str]) -> Example:
-    with Image.open(cell.run.path / "images" / thumbnail_name(record["sample_id"])) as stored:
+def _example(cell: Cell, why: str, record: Record) -> Example:
+    with Image.open(_thumbnail(cell, record)) as stored:
         pixels = np.asarray(stored.convert("RGB"), np.float32) / 255
     channels = 1 if record.get("channels") == 1 else 3
     noise = NoiseStream(0, "show").block(record["sample_id"], 0, (channels, *pixels.shape[:2]))[0]
     noisy = np.clip(pixels + cell.sigma * noise.transpose(1, 2, 0), 0, 1)
-    prediction = record["prediction"]
+    names, label, prediction = class_names(cell.run), record["label"], record["prediction"]
     return Example(
+        why=why,
         clean=_address(pixels),
         noisy=_address(noisy),
         name=record["sample_id"],
-        truth=names[record["label"]],
-        answer="no answer" if prediction < 0 else names[prediction],
-        radius=rounded_down(record["radius"], 3) if "radius" in record else "",
-        right=prediction == record["label"],
+        truth="" if label is None else names[label],
+        answer="none" if prediction < 0 else names[prediction],
+        radius=radius_text(record["radius"], 3) if "radius" in record and prediction >= 0 else "",
     )
 
 
 def _address(pixels: NDArray[np.floating[Any]]) -> str:
     picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
-    picture = picture.resize(
-        (_SIDE, _SIDE), Image.Resampling.NEAREST if picture.width < _SIDE else Image.Resampling.BOX
-    )
+    smaller = max(picture.size) < _SIDE
+    picture = picture.resize((_SIDE, _SIDE), Image.Resampling.NEAREST if smaller else Image.Resampling.BOX)
     stream = io.BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

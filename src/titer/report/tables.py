@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,163 +12,310 @@ from numpy.typing import NDArray
 
 from titer.errors import InputError
 from titer.results.foreign import rounded_down
-from titer.results.store import Record
-from titer.results.summary import Cell, correct, groups, radii, radii_shown, run_certifies, spoken
+from titer.results.store import Record, Run
+from titer.results.summary import Cell, cells, groups, radii, radii_shown, run_certifies, share_at
 from titer.statistics import curves
-from titer.statistics.intervals import clustered, proportion
-from titer.statistics.ranking import balanced_accuracy, calibration_error, class_results, reliability
+from titer.statistics.intervals import Interval, clustered
+from titer.statistics.ranking import (
+    Bin,
+    balanced_accuracy,
+    brier_score,
+    calibration_error,
+    class_results,
+    reliability,
+)
 
-NOT_CERTIFIED = "not certified at r"
+_MISSING = "–"
+_FINE = 200  # images from which on a tenth of a percent is shown
+
+
+@dataclass(frozen=True)
+class Line:
+    """One prompt set at one sigma, with the name it goes by in a section."""
+
+    name: str
+    cell: Cell
+
+    @property
+    def title(self) -> str:
+        """Name and sigma."""
+        return f"{self.name}, sigma {self.cell.sigma_text}"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A number between 0 and 1 with its interval, drawn as a mark on a track.
+
+    Args:
+        interval: estimate and 95 % interval.
+        images: how many images it is of.
+        hits: how many of them, if it is a share of images.
+        percent: whether it is said in percent.
+    """
+
+    interval: Interval
+    images: int
+    hits: int | None = None
+    percent: bool = True
+
+    @property
+    def text(self) -> str:
+        """The estimate."""
+        return self._said(self.interval.estimate) + (" %" if self.percent else "")
+
+    @property
+    def range(self) -> str:
+        """The interval."""
+        return f"{self._said(self.interval.low)} to {self._said(self.interval.high)}"
+
+    @property
+    def count(self) -> str:
+        """Hits of images, if there are any to count."""
+        return "" if self.hits is None else f"{self.hits} of {self.images}"
+
+    def _said(self, value: float) -> str:
+        if not self.percent:
+            return f"{value:.3f}"
+        return f"{100 * value:.1f}" if self.images >= _FINE else f"{100 * value:.0f}"
+
+
+Value = str | Share
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption that says what its numbers are."""
+    """A table with a caption that says what its numbers are; the first value of a row names it."""
 
+    title: str
     caption: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Value, ...], ...]
 
 
-def certified_table(cells: Sequence[Cell]) -> Table:
+def lines(runs: Sequence[Run]) -> list[Line]:
+    """The parts of runs on one data set, by rising sigma, under names that tell them apart."""
+    parts = sorted((cell for run in runs for cell in cells(run)), key=lambda cell: cell.sigma)
+    several = len({cell.run.info.get("model", {}).get("fingerprint") for cell in parts}) > 1
+    names = [_name(cell, several) for cell in parts]
+    titles = [f"{name} {cell.sigma}" for name, cell in zip(names, parts, strict=True)]
+    return [
+        Line(f"{name} ({cell.run.path.name})" if titles.count(title) > 1 else name, cell)
+        for name, title, cell in zip(names, titles, parts, strict=True)
+    ]
+
+
+def _name(cell: Cell, with_model: bool) -> str:
+    model = f" · {cell.run.info['model']['name']}" if with_model else ""
+    conditional = any(record.get("guarantee") == "conditional" for record in cell.records)
+    return cell.prompts + model + (" (conditional)" if conditional else "")
+
+
+def radius_text(radius: float, digits: int = 6) -> str:
+    """A radius as short as it can be said, never rounded up."""
+    return rounded_down(radius, digits).rstrip("0").rstrip(".")
+
+
+def certified_table(parts: Sequence[Line]) -> Table:
     """Certified accuracy at the radii asked for, with counts and intervals."""
-    shown = sorted({radius for cell in cells for radius in radii_shown(cell)})
-    rows = []
-    for cell in cells:
-        records = cell.labelled
-        right, reach, tied = correct(records), radii(records), groups(records)
-        own = set(radii_shown(cell))
-        parts = ["-" if at not in own or not records else _counted(right, reach, at, tied) for at in shown]
-        rows.append(
-            (
-                cell.prompts,
-                f"{cell.sigma:g}",
-                *parts,
-                rounded_down(curves.average_certified_radius(right, reach), 3) if records else "-",
-            )
-        )
+    shown = sorted({radius for line in parts for radius in radii_shown(line.cell)})
+    what = "right and certified" if any(line.cell.labelled for line in parts) else "certified, right or not"
     return Table(
-        "Certified accuracy: share of all labelled images that are right and certified at L2 radius r, with its 95 % interval.",
-        ("prompts", "sigma", *(f"r ≥ {radius:g}" for radius in shown), "average radius"),
-        tuple(rows),
+        title="Certified accuracy",
+        caption=f"Share of all images that are {what} at L2 radius r, with 95 % intervals. Abstentions and mistakes count "
+        "against it. The average radius counts 0 for every other image.",
+        columns=("prompts", "sigma", *(f"r ≥ {radius_text(radius)}" for radius in shown), "average radius"),
+        rows=tuple(_certified_row(line, shown) for line in parts),
     )
 
 
-def _counted(right: NDArray[np.bool_], reach: NDArray[np.float64], at: float, tied: Sequence[Hashable | None]) -> str:
-    share = curves.certified_accuracy(right, reach, at, tied)
-    return f"{curves.certified(right, reach, at).sum()}/{len(right)} = {spoken(share)}"
+def _certified_row(line: Line, shown: Sequence[float]) -> tuple[Value, ...]:
+    cell = line.cell
+    own, reach = set(radii_shown(cell)), radii(cell.counted)
+    shares = [_share_at(cell, radius) if radius in own else _MISSING for radius in shown]
+    average = rounded_down(curves.average_certified_radius(cell.good, reach), 3)
+    return (line.name, cell.sigma_text, *shares, average)
 
 
-def answers_table(cells: Sequence[Cell]) -> Table:
-    """Accuracy of what was answered, abstention, draws."""
-    one = any(cell.asks_one_radius for cell in cells)
-    rows = []
-    for cell in cells:
-        silent = sum(record["prediction"] < 0 for record in cell.records)
-        accuracy = clustered(correct(cell.labelled).astype(float), groups(cell.labelled))
-        draws = [record.get("draws", 0) + record.get("draws0", 0) for record in cell.records]
-        open_at_end = sum(bool(record.get("open")) for record in cell.records)
-        rows.append(
-            (
-                cell.prompts,
-                f"{cell.sigma:g}",
-                str(len(cell.records)),
-                spoken(accuracy),
-                f"{silent}/{len(cell.records)} = {spoken(proportion(silent, len(cell.records)))}",
-                f"{np.mean(draws):,.0f}",
-                str(open_at_end) if any("open" in record for record in cell.records) else "-",
-            )
-        )
+def _share_at(cell: Cell, radius: float) -> Share:
+    hits = int(curves.certified(cell.good, radii(cell.counted), radius).sum())
+    return Share(share_at(cell, radius), len(cell.counted), hits)
+
+
+def _share(hits: NDArray[np.bool_], records: Sequence[Record]) -> Share:
+    return Share(clustered(hits.astype(float), groups(records)), len(records), int(hits.sum()))
+
+
+def answers_table(parts: Sequence[Line]) -> Table:
+    """How often there was an answer, how often a right one, and what it cost."""
+    one, several = (any(line.cell.asks_one_radius is asked for line in parts) for asked in (True, False))
+    silent = ["no answer"] if several else []
+    silent += ["not certified at r"] if one else []
     return Table(
-        "Answers of the smoothed classifier over all images; an image without an answer counts as wrong.",
-        (
-            "prompts",
-            "sigma",
-            "images",
-            "right",
-            NOT_CERTIFIED if one else "abstained",
-            "mean draws",
-            "with radii left open",
-        ),
-        tuple(rows),
+        title="Answers",
+        caption="Answers of the smoothed classifier. An image without an answer counts as wrong."
+        + (" A run that asked for one radius does not measure accuracy or abstention without it." if one else ""),
+        columns=("prompts", "sigma", "images", "right", *silent, "mean draws", "left open at the cap"),
+        rows=tuple(_answers_row(line, silent) for line in parts),
     )
 
 
-def class_table(cell: Cell, names: Sequence[str]) -> Table | None:
-    """Per class: sensitivity, specificity, AUROC; None without labels or votes."""
+def _answers_row(line: Line, silent: Sequence[str]) -> tuple[Value, ...]:
+    cell = line.cell
+    without = _share(np.array([record["prediction"] < 0 for record in cell.records]), cell.records)
+    own = "not certified at r" if cell.asks_one_radius else "no answer"
+    right = _share(cell.good, cell.counted) if cell.labelled and not cell.asks_one_radius else _MISSING
+    draws = [record["draws"] + record.get("draws0", 0) for record in cell.records if "draws" in record]
+    sequential = any("open" in record for record in cell.records)
+    return (
+        line.name,
+        cell.sigma_text,
+        str(len(cell.records)),
+        right,
+        *(without if name == own else _MISSING for name in silent),
+        f"{np.mean(draws):,.0f}" if draws else _MISSING,
+        str(cell.left_open) if sequential else _MISSING,
+    )
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Labels, predictions and shares of votes of the labelled images of a part."""
+
+    labels: NDArray[np.int64]
+    predictions: NDArray[np.int64]
+    shares: NDArray[np.float64]
+    groups: Sequence[Any]
+
+    @property
+    def bins(self) -> list[Bin]:
+        """Accuracy of the top class against its share of votes."""
+        return reliability(self.shares, self.labels, self.groups)
+
+
+def votes(cell: Cell) -> Votes | None:
+    """Votes of a part; None without labels or counts."""
     records = [record for record in cell.labelled if "counts" in record]
     if not records:
         return None
-    labels, predictions, shares = _arrays(records)
+    counts = np.array([record["counts"] for record in records], float)
+    return Votes(
+        labels=np.array([record["label"] for record in records], np.int64),
+        predictions=np.array([record["prediction"] for record in records], np.int64),
+        shares=counts / counts.sum(axis=1, keepdims=True),
+        groups=groups(records),
+    )
+
+
+def class_names(run: Run) -> list[str]:
+    """Labels of a run's classes, by index."""
+    return [item["label"] for item in run.info.get("classes", [])]
+
+
+def class_table(line: Line) -> Table | None:
+    """Per class: sensitivity, specificity, AUROC; None without labels or votes."""
+    found, names = votes(line.cell), class_names(line.cell.run)
+    if found is None:
+        return None
+    total = len(found.labels)
     rows = [
         (
             names[result.label],
             str(result.images),
-            spoken(result.sensitivity),
-            spoken(result.specificity),
-            spoken(result.auroc),
+            _of(result.sensitivity, result.images),
+            _of(result.specificity, total - result.images),
+            _of(result.auroc, total, percent=False),
         )
-        for result in class_results(labels, predictions, shares, groups(records))
+        for result in class_results(found.labels, found.predictions, found.shares, found.groups)
     ]
-    error = calibration_error(reliability(shares, labels, groups(records)))
-    balanced = spoken(balanced_accuracy(labels, predictions, groups(records)))
+    balanced = _of(balanced_accuracy(found.labels, found.predictions, found.groups), total)
+    without = "not certified at the radius asked for" if line.cell.asks_one_radius else "without an answer"
     return Table(
-        f"Per class, {cell.prompts}, sigma {cell.sigma:g}: balanced accuracy {balanced}; "
-        f"expected calibration error of the vote shares {error:.3f}. AUROC and balanced accuracy: bootstrap intervals.",
-        ("class", "images", "sensitivity", "specificity", "AUROC (one against rest)"),
-        tuple(rows),
+        title=line.title,
+        caption=f"An image {without} is no hit of any class. AUROC is of the share of votes, one class against the rest. "
+        f"Expected calibration error of the top share of votes {calibration_error(found.bins):.3f}, "
+        f"Brier score {brier_score(found.shares, found.labels):.3f} (0 is best, 2 worst).",
+        columns=("class", "images", "sensitivity", "specificity", "AUROC"),
+        rows=(*rows, ("balanced accuracy", str(total), balanced, "", "")),
     )
 
 
-def subgroup_table(cell: Cell, column: str) -> Table:
+def _of(interval: Interval, images: int, percent: bool = True) -> Value:
+    return Share(interval, images, percent=percent) if interval.estimate == interval.estimate else _MISSING
+
+
+def subgroup_table(line: Line, column: str) -> Table:
     """Accuracy and certified accuracy for each value of a column.
 
     Raises:
         InputError: if the records do not carry the column.
     """
-    carried = {name for record in cell.records for name in record.get("attributes", {})}
+    cell = line.cell
+    carried = columns_carried(cell.records)
     if column not in carried:
         raise InputError(
-            f"the records do not carry the column {column!r} (they carry: {', '.join(sorted(carried)) or 'none'}); "
-            f"certify with --by {column} into a new directory"
+            f"the records of {cell.run.path} do not carry the column {column!r} (they carry: "
+            f"{', '.join(carried) or 'none'}); certify with --by {column} into a new directory"
         )
-    values = sorted({str(record["attributes"].get(column)) for record in cell.labelled})
     at = [radius for radius in radii_shown(cell) if radius > 0][:3] if run_certifies(cell.run) else []
-    rows = []
-    for value in values:
-        own = [record for record in cell.labelled if str(record["attributes"].get(column)) == value]
-        certified = [spoken(curves.certified_accuracy(correct(own), radii(own), radius, groups(own))) for radius in at]
-        rows.append((value, str(len(own)), spoken(clustered(correct(own).astype(float), groups(own))), *certified))
+    right = () if cell.asks_one_radius else ("right" if cell.labelled else "answered",)
     return Table(
-        f"By {column}, {cell.prompts}, sigma {cell.sigma:g}, with 95 % intervals.",
-        (column, "images", "right", *(f"certified at r ≥ {radius:g}" for radius in at)),
-        tuple(rows),
+        title=line.title,
+        caption=f"By {column}, with 95 % intervals. Differences between groups of few images are rarely more than chance.",
+        columns=(column, "images", *right, *(f"certified at r ≥ {radius_text(radius)}" for radius in at)),
+        rows=tuple(_subgroup_rows(cell, column, at)),
     )
 
 
-def settings_table(info: dict[str, Any]) -> Table:
+def columns_carried(records: Sequence[Record]) -> list[str]:
+    """Columns of the data's table that records carry."""
+    return sorted({name for record in records for name in record.get("attributes") or {}})
+
+
+def _subgroup_rows(cell: Cell, column: str, at: Sequence[float]) -> Iterator[tuple[Value, ...]]:
+    members: dict[str, list[Record]] = {}
+    for record in cell.counted:
+        value = (record.get("attributes") or {}).get(column)
+        members.setdefault("(empty)" if value in (None, "") else str(value), []).append(record)
+    for value, records in sorted(members.items()):
+        part = Cell(cell.run, cell.prompts, cell.sigma, tuple(records))
+        right = () if cell.asks_one_radius else (_share(part.good, part.counted),)
+        yield (value, str(len(records)), *right, *(_share_at(part, radius) for radius in at))
+
+
+def settings_table(run: Run) -> Table:
     """Everything that produced a run."""
+    info = run.info
     model, data, samples = (info.get(name, {}) for name in ("model", "data", "samples"))
     facts = {
         "command": info.get("command"),
         "status": info.get("status"),
-        "model": f"{model.get('name')} (fingerprint {str(model.get('fingerprint'))[:16]})",
-        "data": f"{data.get('name')}, split {data.get('split') or '-'}, limit {data.get('limit') or 'none'}",
+        "model": model.get("name"),
+        "model fingerprint": model.get("fingerprint"),
+        "input size": f"{model['size']} × {model['size']} pixels" if "size" in model else None,
+        "data": data.get("name"),
+        "split": data.get("split"),
+        "limit": data.get("limit") or "none",
         "images": f"{samples.get('done')} done, {samples.get('failed')} failed, {samples.get('expected')} expected",
         **info.get("settings", {}),
         "seed": info.get("seed"),
-        "device, dtype": f"{info.get('device')}, {info.get('dtype')}",
+        "device": info.get("device"),
+        "dtype": info.get("dtype"),
         "versions": ", ".join(f"{name} {value}" for name, value in info.get("versions", {}).items()),
         "seconds": info.get("seconds"),
-        **{f"prompts {name}": str(value)[:16] for name, value in info.get("prompts", {}).items()},
-        **{f"class {item['label']}": " | ".join(item["texts"]) for item in info.get("classes", []) if item["texts"]},
+        **{f"prompts {name}": value for name, value in info.get("prompts", {}).items()},
+        **_class_texts(info),
     }
-    rows = tuple((name, str(value)) for name, value in facts.items() if value is not None)
-    return Table("Settings that produced these numbers.", ("setting", "value"), rows)
+    rows = tuple((name, _plain(value)) for name, value in facts.items() if value not in (None, "", []))
+    return Table(f"Settings of {run.path.name}", "Everything that changes a number.", ("setting", "value"), rows)
 
 
-def _arrays(records: Sequence[Record]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    counts = np.array([record["counts"] for record in records], float)
-    labels = np.array([record["label"] for record in records], np.int64)
-    predictions = np.array([record["prediction"] for record in records], np.int64)
-    return labels, predictions, counts / counts.sum(axis=1, keepdims=True)
+def _class_texts(info: Mapping[str, Any]) -> dict[str, str]:
+    return {f"class {item['label']}": " | ".join(item["texts"]) for item in info.get("classes", []) if item["texts"]}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return json.dumps(value) if isinstance(value, dict) else str(value)

@@ -44,6 +44,24 @@ class Cell:
         return tuple(record for record in self.records if record.get("label") is not None)
 
     @property
+    def counted(self) -> tuple[Record, ...]:
+        """The records that shares are of: the labelled ones, or all where no image has a label."""
+        return self.labelled or self.records
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Which of ``counted`` are right; answered at all, where no image has a label."""
+        if self.labelled:
+            return correct(self.counted)
+        return np.array([record["prediction"] >= 0 for record in self.counted], bool)
+
+    @property
+    def left_open(self) -> int:
+        """Images with a radius that the draws could have decided and did not."""
+        largest = largest_provable(self)
+        return sum(any(radius <= largest for radius in record.get("open", ())) for record in self.records)
+
+    @property
     def asks_one_radius(self) -> bool:
         """Whether the run decided one radius above 0: then -1 means "not certified at r", and is no abstention."""
         settings = self.run.info.get("settings", {})
@@ -114,6 +132,11 @@ def certified_accuracy(run: Run, radius: float, prompts: str | None = None, sigm
         raise InputError(f"{run.path} is a {run.info.get('verb')} run; certified accuracy needs one of certify")
     records = one_cell(run, prompts, sigma).labelled
     return curves.certified_accuracy(correct(records), radii(records), radius, groups(records))
+
+
+def share_at(cell: Cell, radius: float) -> Interval:
+    """Share of ``cell.counted`` that is good and certified at a radius, with its 95 % interval."""
+    return curves.certified_accuracy(cell.good, radii(cell.counted), radius, groups(cell.counted))
 
 
 @dataclass(frozen=True)
