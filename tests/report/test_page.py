@@ -133,6 +133,11 @@ def test_runs_on_one_data_set_share_a_section(tmp_path: Path) -> None:
 def test_many_parts_leave_verdicts_to_the_table(tmp_path: Path) -> None:
     found = section([write_run(tmp_path / "run", images=6, prompts=("a", "b"), sigmas=(0.1, 0.25))])
     assert (len(found.verdicts), found.more) == (3, 1)
+    assert [("with a " in said, "sigma 0.1," in said) for said in found.verdicts] == [
+        (True, True),
+        (False, True),
+        (True, False),
+    ]
 
 
 def test_conditional_radii_are_marked_wherever_they_stand(tmp_path: Path) -> None:

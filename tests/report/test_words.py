@@ -24,9 +24,7 @@ def test_verdict_of_a_curve(tmp_path: Path) -> None:
 def test_verdict_of_one_radius_claims_no_accuracy(tmp_path: Path) -> None:
     said = verdict(lines([write_run(tmp_path / "run", certifier="anytime", radii=(0.25,))])[0])
     assert "rightly" not in said
-    assert (
-        "was asked about 60 images of lesions: the answer is right and proven not to change within radius 0.25" in said
-    )
+    assert "on 60 images of lesions: the answer is right and proven not to change within radius 0.25" in said
 
 
 def test_verdict_without_labels_and_without_radii(tmp_path: Path) -> None:
@@ -38,13 +36,16 @@ def test_verdict_without_labels_and_without_radii(tmp_path: Path) -> None:
 
 def test_certainty(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    assert certainty(run) == (
+    assert list(certainty([run, write_run(tmp_path / "more", images=40)])) == [
         "Each certificate is wrong with probability at most 0.001, over the noise drawn for it; "
-        "on average at most 0.06 of these 60 are."
-    )
+        "on average at most 0.1 of these 100 are."
+    ]
     joint = write_run(tmp_path / "joint", settings={"alpha": 0.001, "joint": True, "n": 1000})
-    assert certainty(joint) == "All 60 statements of this run hold together with probability at least 0.999."
-    assert certainty(write_run(tmp_path / "predict", verb="predict")).startswith("Each answer is wrong")
+    assert list(certainty([joint])) == ["All 60 statements of joint hold together with probability at least 0.999."]
+    (said,) = certainty([write_run(tmp_path / "predict", verb="predict")])
+    assert said.startswith("Each answer is wrong")
+    (said,) = certainty([write_run(tmp_path / "foreign", settings={})])
+    assert said == "The error probability of a certificate is not recorded in foreign."
 
 
 def test_scale_is_in_grey_levels(tmp_path: Path) -> None:

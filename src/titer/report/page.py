@@ -127,9 +127,9 @@ def section(runs: Sequence[Run], by: str | None = None) -> Section:
         title=str(runs[0].info.get("data", {}).get("name")),
         facts=tuple(_facts(runs, parts)),
         alarms=tuple(dict.fromkeys(text for run in runs for text in alarms(run))),
-        verdicts=tuple(verdict(line) for line in parts[:_VERDICTS]),
+        verdicts=tuple(verdict(line) for line in _first(parts)),
         more=len(parts[_VERDICTS:]),
-        certainty=tuple(dict.fromkeys(text for run in runs for text in (certainty(run), scale(run)) if text)),
+        certainty=(*certainty(runs), *dict.fromkeys(text for run in runs if (text := scale(run)))),
         notes=tuple(notes(parts, by)),
         curve=Markup(curve_figure(certified)) if certified else None,  # noqa: S704
         curve_text=curve_in_words(certified),
@@ -153,6 +153,14 @@ def _facts(runs: Sequence[Run], parts: Sequence[Line]) -> list[str]:
     sigmas = dict.fromkeys(line.cell.sigma_text for line in parts)
     facts = [", ".join(models), *(f"{split} split" for split in splits if split), f"{images:,} images"]
     return [*facts, f"sigma {', '.join(sigmas)}"]
+
+
+def _first(parts: Sequence[Line]) -> list[Line]:
+    """The parts with a verdict of their own: the first prompt set of each sigma before the second one of any."""
+    sigmas = [line.cell.sigma_text for line in parts]
+    ranks = [sigmas[:place].count(sigma) for place, sigma in enumerate(sigmas)]
+    chosen = sorted(range(len(parts)), key=lambda place: (ranks[place], place))[:_VERDICTS]
+    return [parts[place] for place in sorted(chosen)]
 
 
 def _strips(parts: Sequence[Line]) -> list[Strip]:

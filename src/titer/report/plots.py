@@ -128,7 +128,7 @@ def curve_in_words(parts: Sequence[Line]) -> str:
 
 
 def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
-    columns = min(count, _PANELS_A_ROW)
+    columns = 2 if count == 4 else min(count, _PANELS_A_ROW)
     rows = -(-count // columns)
     width = 6.2 if columns == 1 else 9.6
     figure = Figure(figsize=(width, height * rows + 0.3), layout="constrained")
@@ -172,7 +172,7 @@ def radii_drawn(cell: Cell) -> list[float]:
     """The decided grid from 0 on, or every radius at which the curve falls, as far as can be seen."""
     if on_grid(cell):
         return sorted({0.0, *radii_shown(cell)})
-    reached = np.unique(np.concatenate([[0.0], radii(cell.counted)[cell.good], radii_shown(cell)]))
+    reached = np.unique([0.0, *radii(cell.counted)[cell.good], largest_provable(cell)])
     if len(reached) > _MOST_POINTS:
         reached = np.linspace(0, reached[-1], _MOST_POINTS)
     return [float(radius) for radius in reached]

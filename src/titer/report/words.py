@@ -37,7 +37,7 @@ def verdict(line: Line) -> str:
     proven = f"he answer is {good} and proven not to change "
     parts = [f"within radius {radius_text(radius)} for {_said(cell, radius)}" for radius in above]
     if cell.asks_one_radius:
-        return f"{subject} was asked about {images}: t{proven}{parts[0] if parts else 'within none'}."
+        return f"{subject} on {images}: t{proven}{parts[0] if parts else 'within none'}."
     answers = f"{subject} answers {_said(cell, None)} of {images}{' rightly' if cell.labelled else ''}."
     return f"{answers} T{proven}{', '.join(parts)}." if parts else answers
 
@@ -50,19 +50,23 @@ def _said(cell: Cell, radius: float | None) -> str:
     return f"{share.text} ({share.range} %)"
 
 
-def certainty(run: Run) -> str:
-    """How often a certificate may be wrong."""
-    settings, records = run.info.get("settings", {}), run.records
-    alpha = settings.get("alpha")
-    if alpha is None:
-        return "The error probability of these certificates is not recorded."
-    if settings.get("joint"):
-        return f"All {len(records)} statements of this run hold together with probability at least {1 - alpha:g}."
-    what = "certificate" if run_certifies(run) else "answer"
-    return (
-        f"Each {what} is wrong with probability at most {alpha:g}, over the noise drawn for it; "
-        f"on average at most {alpha * len(records):.2g} of these {len(records):,} are."
-    )
+def certainty(runs: Sequence[Run]) -> Iterator[str]:
+    """How often a statement of these runs may be wrong."""
+    alone: Counter[tuple[str, float]] = Counter()
+    for run in runs:
+        settings, what = run.info.get("settings", {}), "certificate" if run_certifies(run) else "answer"
+        if settings.get("alpha") is None:
+            yield f"The error probability of a {what} is not recorded in {run.path.name}."
+        elif settings.get("joint"):
+            sure = f"{1 - settings['alpha']:g}"
+            yield f"All {len(run.records):,} statements of {run.path.name} hold together with probability at least {sure}."
+        else:
+            alone[what, settings["alpha"]] += len(run.records)
+    for (what, alpha), statements in alone.items():
+        yield (
+            f"Each {what} is wrong with probability at most {alpha:g}, over the noise drawn for it; "
+            f"on average at most {alpha * statements:.2g} of these {statements:,} are."
+        )
 
 
 def scale(run: Run) -> str | None:
