@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import pytest
-from images import brightness_encoder, folder
 
+from images import brightness_encoder, folder
 from titer.certify import Anytime, Gaussian, Predict
 from titer.evaluate.forecast import forecast
 from titer.evaluate.plan import Method, plan
