@@ -142,7 +142,12 @@ def test_kill_9_and_resume_give_the_same_records(tmp_path: Path) -> None:
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*COMMAND, *arguments(tmp_path / "run")], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [*COMMAND, *arguments(tmp_path / "run")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # a shell that starts the tests in the background lets them ignore Ctrl-C, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     lines = tmp_path / "run" / "samples.jsonl"
     deadline = time.monotonic() + 120
