@@ -28,11 +28,20 @@ def demo(
 
     began = time.perf_counter()
     check(model="titer:tiny", data="titer:phantoms")
-    note("certifying 32 phantoms at sigma 0.1 ...")
+    note("certifying 32 phantoms at sigma 0.1 and 0.25 ...")
     run = titer.certify(
-        "titer:tiny", "titer:phantoms", sigma=0.1, n=1000, limit=32, seed=0, out=out / "certify", command="titer demo"
+        "titer:tiny",
+        "titer:phantoms",
+        sigma=(0.1, 0.25),
+        n=1000,
+        limit=32,
+        seed=0,
+        out=out / "certify",
+        command="titer demo",
     )
     page = titer.report([run], out / "report.html")
-    share = run.certified_accuracy(0.1)
-    print(f"certified accuracy at radius 0.1: {share.estimate:.2f} (95 % interval {share.low:.2f} to {share.high:.2f})")
+    for sigma in (0.1, 0.25):
+        share = run.certified_accuracy(0.1, sigma=sigma)
+        interval = f"95 % interval {share.low:.2f} to {share.high:.2f}"
+        print(f"sigma {sigma:g}: certified accuracy at radius 0.1 is {share.estimate:.2f} ({interval})")
     note(f"done in {time.perf_counter() - began:.0f} seconds; open {page} in a browser")
