@@ -66,6 +66,7 @@ class Data:
         examples: the images of this split.
         columns: the table's columns that examples carry as attributes.
         read: decodes an example's picture; raises PictureError.
+        digest: SHA-256 of an example's file, or what stands for it where there is no file; raises PictureError.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Data:
     examples: tuple[Example, ...]
     columns: tuple[str, ...]
     read: Callable[[Example], Picture]
+    digest: Callable[[Example], str]
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 from collections import Counter
@@ -13,7 +14,7 @@ from titer.data import phantoms
 from titer.data.classes import class_texts
 from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.folder import folder_rows
-from titer.data.pictures import read_picture
+from titer.data.pictures import file_digest, read_picture
 from titer.data.splits import ALL, limited, of_split
 from titer.data.table import SUFFIXES, Row, table_rows
 from titer.errors import InputError, unknown
@@ -39,7 +40,7 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None) -
     """
     everything = load_all(name)
     chosen = limited(of_split(everything.examples, split), limit)
-    return Data(everything.name, split, limit, everything.classes, chosen, everything.columns, everything.read)
+    return dataclasses.replace(everything, split=split, limit=limit, examples=chosen)
 
 
 def load_all(name: str | Path) -> Data:
@@ -100,11 +101,15 @@ def _from_rows(name: str, root: Path, rows: Sequence[Row], columns: tuple[str, .
         )
         for identifier, row in zip(_ids(rows), rows, strict=True)
     )
-    return Data(name, ALL, None, classes, examples, columns, partial(_read, root))
+    return Data(name, ALL, None, classes, examples, columns, partial(_read, root), partial(_digest, root))
 
 
 def _read(root: Path, example: Example) -> Picture:
     return read_picture(root / example.path)
+
+
+def _digest(root: Path, example: Example) -> str:
+    return file_digest(root / example.path)
 
 
 def _ids(rows: Sequence[Row]) -> list[str]:
@@ -130,10 +135,14 @@ def _phantoms() -> Data:
         for split, size in phantoms.SIZES.items()
         for index in range(size)
     )
-    return Data("titer:phantoms", ALL, None, classes, examples, (), _draw)
+    return Data("titer:phantoms", ALL, None, classes, examples, (), _draw, _name)
 
 
 def _draw(example: Example) -> Picture:
     split, index = example.id.split("/")
     pixels = phantoms.phantom(split, int(index)).pixels
     return Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
+
+
+def _name(example: Example) -> str:
+    return f"phantoms:{example.id}"

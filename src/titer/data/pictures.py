@@ -41,6 +41,20 @@ def read_picture(path: Path) -> Picture:
     Raises:
         PictureError: if the file is missing, empty, truncated, too large or no picture; the message is one line.
     """
+    content = _content(path)
+    return Picture(_decode(content), hashlib.sha256(content).hexdigest())
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a picture file's bytes, hexadecimal; the picture is not decoded.
+
+    Raises:
+        PictureError: if the file is missing, empty or too large.
+    """
+    return hashlib.sha256(_content(path)).hexdigest()
+
+
+def _content(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise PictureError("not a file" if path.exists() else "the file does not exist")
@@ -52,7 +66,7 @@ def read_picture(path: Path) -> Picture:
         raise PictureError(f"the file cannot be read: {_line(error)}") from error
     if not content:
         raise PictureError("the file is empty")
-    return Picture(_decode(content), hashlib.sha256(content).hexdigest())
+    return content
 
 
 def _decode(content: bytes) -> NDArray[np.float32]:

@@ -61,6 +61,11 @@ def shots(examples: Sequence[Example], count: int | None, seed: int) -> tuple[Ex
     )
 
 
+def some(examples: Sequence[Example], count: int | None, seed: int) -> tuple[Example, ...]:
+    """The first ``count`` examples by SHA-256 of (seed, id), whatever their labels; all where ``count`` is None."""
+    return _by_id(iter(sorted(examples, key=lambda example: _hash(f"{seed}\x00{example.id}"))[:count]))
+
+
 def _in_turn(examples: Sequence[Example]) -> Iterator[Example]:
     queues = [iter(sorted(members, key=lambda example: _hash(example.id))) for members in _by_class(examples)]
     while queues:

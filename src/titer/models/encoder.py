@@ -32,6 +32,7 @@ class Encoder:
         fingerprint: SHA-256 of weights, configuration and preprocessing.
         parameters: number of weights; 0 where not known.
         device, dtype: of the weights.
+        upstream: SHA-256 of the pictures it was trained on, where the model's directory lists them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Encoder:
     parameters: int
     device: torch.device
     dtype: torch.dtype
+    upstream: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:

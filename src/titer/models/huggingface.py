@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
 from titer.errors import InputError, unknown
 from titer.models.encoder import Encoder
+from titer.models.injection import Injection
 from titer.models.pixels import from_config
 from titer.models.weights import fingerprint_of, load_strictly, read_weights
 
@@ -44,16 +45,10 @@ def load_directory(directory: Path, name: str, device: torch.device, dtype: torc
         features: Tensor = model.get_image_features(pixel_values=images).pooler_output
         return features
 
-    def encode_text(texts: Sequence[str]) -> Tensor:
-        with torch.no_grad():
-            tokens = _tokens(tokenizer, texts, length, fixed=kind == "siglip").to(device)
-            features: Tensor = model.get_text_features(**tokens).pooler_output
-        return features
-
     return Encoder(
         name=name,
         image_tower=encode_image,
-        text_tower=encode_text,
+        text_tower=TextTower(model, tokenizer, length, fixed=kind == "siglip"),
         preprocess=preprocess,
         dim=config.projection_dim if kind == "clip" else config.vision_config.hidden_size,
         # SigLIP also adds a bias, the same for all classes: no answer depends on it
@@ -64,6 +59,7 @@ def load_directory(directory: Path, name: str, device: torch.device, dtype: torc
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=device,
         dtype=dtype,
+        upstream=_upstream(directory / "upstream.json"),
     )
 
 
@@ -102,18 +98,66 @@ def _tokenizer(directory: Path) -> Any:
         raise InputError(f"{directory}: no usable tokenizer: {str(error).splitlines()[0]}") from error
 
 
-def _tokens(tokenizer: Any, texts: Sequence[str], length: int, fixed: bool) -> Any:
-    """Token ids, padded; SigLIP was trained on a fixed length without a mask.
+def _upstream(file: Path) -> frozenset[str]:
+    """What the model was trained on, where its directory says so: {set: {id: SHA-256, or nothing}}."""
+    if not file.exists():
+        return frozenset()
+    sets: dict[str, dict[str, str]] = _json(file)
+    return frozenset(digest or f"{name}:{key}" for name, seen in sets.items() for key, digest in seen.items())
 
-    Raises:
-        InputError: for a text that would be cut.
+
+class TextTower:
+    """Texts or token ids to features, with a place to inject learned tokens.
+
+    Args:
+        model: a CLIP or SigLIP model.
+        tokenizer: of the model.
+        length: most tokens of a text.
+        fixed: pad to ``length`` and use no mask, as SigLIP was trained.
     """
-    for text in texts:
-        count = len(tokenizer(text)["input_ids"])
-        if count > length:
-            raise InputError(f"a class text has {count} tokens, the text tower takes {length}: {text[:60]!r}...")
-    if fixed:
-        return tokenizer(
-            list(texts), padding="max_length", max_length=length, return_tensors="pt", return_attention_mask=False
+
+    def __init__(self, model: Any, tokenizer: Any, length: int, fixed: bool) -> None:
+        self.length = length
+        self.embedding: nn.Embedding = model.text_model.embeddings.token_embedding
+        self.width = self.embedding.embedding_dim
+        self.injection = Injection(self.embedding)
+        self.start = self._place_of_first_token(tokenizer)
+        self._model = model
+        self._tokenizer = tokenizer
+        self._fixed = fixed
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Features (texts, dim), without gradient.
+
+        Raises:
+            InputError: for a text that would be cut.
+        """
+        ids = [self.ids(text) for text in texts]
+        for text, row in zip(texts, ids, strict=True):
+            if len(row) > self.length:
+                raise InputError(
+                    f"a class text has {len(row)} tokens, the text tower takes {self.length}: {text[:60]!r}..."
+                )
+        with torch.no_grad():
+            return self.features(ids)
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text, special tokens included."""
+        return list(self._tokenizer(text)["input_ids"])
+
+    def features(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Features (texts, dim) of lists of ids; differentiable in what is injected."""
+        padding = {"padding": "max_length", "max_length": self.length} if self._fixed else {"padding": True}
+        tokens = self._tokenizer.pad(
+            {"input_ids": [list(row) for row in ids]},
+            return_tensors="pt",
+            return_attention_mask=not self._fixed,
+            **padding,
         )
-    return tokenizer(list(texts), padding=True, return_tensors="pt")
+        features: Tensor = self._model.get_text_features(**tokens.to(self.embedding.weight.device)).pooler_output
+        return features
+
+    @staticmethod
+    def _place_of_first_token(tokenizer: Any) -> int:
+        bare = tokenizer("x", add_special_tokens=False)["input_ids"]
+        return int(tokenizer("x")["input_ids"].index(bare[0]))

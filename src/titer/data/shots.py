@@ -1,0 +1,116 @@
+"""Which images a fit may see: labelled shots, without those the model was trained on or will be judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from titer.data.example import Data, Example
+from titer.data.load import load_all
+from titer.data.splits import of_split, shots, some
+from titer.errors import InputError, PictureError, unknown
+
+Allowance = Literal["upstream", "overlap"]
+
+_JUDGED = "test"  # the split that evaluation takes
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Images for a fit.
+
+    Args:
+        data: the data set, with the chosen images as its examples, in order of id.
+        digests: SHA-256 of each chosen picture.
+        left_out: images of the split that the model was trained on, and that were therefore not taken.
+    """
+
+    data: Data
+    digests: tuple[str, ...]
+    left_out: int
+
+
+def select(
+    name: str | Data,
+    *,
+    count: int | None,
+    seed: int,
+    upstream: Collection[str] = frozenset(),
+    allow: Sequence[str] = (),
+    split: str = "train",
+    labelled: bool = True,
+) -> Selection:
+    """The first ``count`` images of each class by SHA-256 of (seed, id), the same for every defense.
+
+    Args:
+        name: a data set's name or directory, or a loaded one with all its splits.
+        count: images of each class (of all together where labels are not needed), or None for all.
+        seed: which shots.
+        upstream: SHA-256 of pictures that the model was trained on.
+        allow: ``upstream`` takes those too; ``overlap`` accepts pictures and groups that are in the test split as well.
+        split: where to take them from.
+        labelled: whether labels are needed.
+
+    Raises:
+        InputError: if a class has too few images (named, with counts), or a picture or group is also in the test split.
+    """
+    for word in allow:
+        if word not in get_args(Allowance):
+            raise unknown("allowance", word, get_args(Allowance))
+    data = name if isinstance(name, Data) else load_all(name)
+    candidates = of_split(data.examples, split)
+    digests = {} if not upstream else {example.id: _digest(data, example) for example in candidates}
+    known = set() if "upstream" in allow else {key for key, digest in digests.items() if digest in upstream}
+    fresh = [example for example in candidates if example.id not in known]
+    chosen = shots(fresh, count, seed) if labelled else some(fresh, count, seed)
+    if labelled:
+        _enough(data, chosen, count, split, len(known))
+    elif not chosen:
+        raise InputError(f"{data.name}: all {len(known)} images of split {split!r} were seen in training by the model")
+    used = tuple(digests.get(example.id) or _digest(data, example) for example in chosen)
+    if "overlap" not in allow and split != _JUDGED:
+        _disjoint(data, chosen, set(used))
+    return Selection(_with(data, chosen, split), used, len(known))
+
+
+def _with(data: Data, chosen: tuple[Example, ...], split: str) -> Data:
+    return Data(data.name, split, None, data.classes, chosen, data.columns, data.read, data.digest)
+
+
+def _digest(data: Data, example: Example) -> str:
+    """Of a picture that cannot be read: nothing, so that it equals no other; reading it will tell."""
+    try:
+        return data.digest(example)
+    except PictureError:
+        return ""
+
+
+def _enough(data: Data, chosen: Sequence[Example], count: int | None, split: str, left_out: int) -> None:
+    found = {text.label: sum(example.label == place for example in chosen) for place, text in enumerate(data.classes)}
+    short = {label: number for label, number in found.items() if number < (count or 1)}
+    if not data.classes or short:
+        listed = ", ".join(f"{label} has {number}" for label, number in short.items()) or "there are no labels"
+        seen = (
+            f", not counting {left_out} that the model was trained on (--allow upstream takes them)" if left_out else ""
+        )
+        wanted = f"{count} shots" if count else "at least one image"
+        raise InputError(f"{data.name}: expected {wanted} of each class in split {split!r}, but {listed}{seen}")
+
+
+def _disjoint(data: Data, chosen: Sequence[Example], digests: set[str]) -> None:
+    """Refuse images that evaluation will see as well, by bytes or by group."""
+    ids, groups = {example.id for example in chosen}, {example.group for example in chosen} - {None}
+    judged = [example for example in data.examples if example.split == _JUDGED and example.id not in ids]
+    sharing = sorted({str(example.group) for example in judged if example.group in groups})
+    if sharing:
+        raise InputError(
+            f"{data.name}: {len(sharing)} groups (patients, slides) of the fit are also in split {_JUDGED!r}, such as "
+            f"{sharing[0]!r}; --allow overlap accepts that"
+        )
+    twice = [example.id for example in judged if (digest := _digest(data, example)) and digest in digests]
+    if twice:
+        raise InputError(
+            f"{data.name}: {len(twice)} pictures of the fit are also in split {_JUDGED!r}, such as {twice[0]}; "
+            "--allow overlap accepts that"
+        )

@@ -1,0 +1,143 @@
+"""Learned tokens as a value, and the text features that they give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from titer.errors import InputError
+from titer.models.encoder import Encoder
+from titer.models.injection import Injection
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Learned tokens in front of each class's text.
+
+    Args:
+        context: token embeddings (tokens, width), shared by all classes, or (classes, tokens, width).
+        words: words in front of the class's text, whose first tokens the context takes the place of; without words
+            the context has places of its own.
+    """
+
+    context: Tensor
+    words: str = ""
+
+    @property
+    def tokens(self) -> int:
+        """Number of learned tokens."""
+        return int(self.context.shape[-2])
+
+
+@runtime_checkable
+class TokenTower(Protocol):
+    """A text tower whose tokens can be reached: texts -> features, and token ids -> features that can be differentiated."""
+
+    width: int
+    """Entries of a token's embedding."""
+    length: int
+    """Most tokens of a text, special ones included."""
+    start: int
+    """Place of a text's first own token: 1 where a start token comes first."""
+    embedding: torch.nn.Embedding
+    """From token ids to embeddings."""
+    injection: Injection
+    """Writes over the output of ``embedding``."""
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Features (texts, dim), without gradient."""
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a text, special tokens included."""
+
+    def features(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """Features (texts, dim) of lists of ids, not necessarily unit; differentiable in what is injected."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sentences:
+    """Texts of all classes in tokens, with places for a context.
+
+    Args:
+        tower: the text tower.
+        ids: token ids of each sentence.
+        tokens: how many places the context takes, from ``tower.start`` on.
+    """
+
+    tower: TokenTower
+    ids: tuple[tuple[int, ...], ...]
+    tokens: int
+
+    def features(self, context: Tensor) -> Tensor:
+        """Unit features (classes, dim) in float32, differentiable in the context.
+
+        Args:
+            context: (tokens, width) or (classes, tokens, width).
+        """
+        with self.tower.injection.of(context, self.tower.start):
+            return F.normalize(self.tower.features(self.ids).float(), dim=-1)
+
+    def embeddings(self) -> Tensor:
+        """Embeddings (tokens, width) of the words whose places the context takes."""
+        places = slice(self.tower.start, self.tower.start + self.tokens)
+        rows = torch.tensor(self.ids[0][places], dtype=torch.long, device=self.tower.embedding.weight.device)
+        return self.tower.embedding.weight[rows].detach().float()
+
+
+def sentences(encoder: Encoder, texts: Sequence[str], tokens: int, words: str = "") -> Sentences:
+    """Sentences with places for so many learned tokens.
+
+    Args:
+        encoder: its text tower's tokens must be within reach.
+        texts: one for each class.
+        tokens: learned tokens.
+        words: see ``Prompts``; a word may be several tokens, and exactly ``tokens`` of them are taken.
+
+    Raises:
+        InputError: if the encoder hides its tokens, the words have fewer tokens, or a sentence gets too long.
+    """
+    tower = token_tower(encoder)
+    if words:
+        own = tower.ids(words)[tower.start :][: count_tokens(encoder, words)]
+        if len(own) < tokens:
+            raise InputError(f"context: {words!r} has {len(own)} tokens, {tokens} are asked for")
+        ids = [tower.ids(f"{words} {text}") for text in texts]
+        for text, sentence in zip(texts, ids, strict=True):
+            if sentence[tower.start : tower.start + tokens] != own[:tokens]:
+                raise InputError(f"context: this tokenizer joins {words!r} with {text!r}; use other words")
+    else:
+        filler = [tower.ids("x")[tower.start]] * tokens  # what stands there is written over
+        ids = [[*whole[: tower.start], *filler, *whole[tower.start :]] for whole in map(tower.ids, texts)]
+    longest = max(ids, key=len)
+    if len(longest) > tower.length:
+        raise InputError(
+            f"context: {tokens} learned tokens and the longest class text make {len(longest)} tokens, "
+            f"the text tower takes {tower.length}"
+        )
+    return Sentences(tower, tuple(tuple(sentence) for sentence in ids), tokens)
+
+
+def count_tokens(encoder: Encoder, words: str) -> int:
+    """How many tokens a text has, special ones not counted."""
+    tower = token_tower(encoder)
+    return len(tower.ids(words)) - len(tower.ids(""))
+
+
+def token_tower(encoder: Encoder) -> TokenTower:
+    """The encoder's text tower, if its tokens can be reached.
+
+    Raises:
+        InputError: if it takes whole texts only.
+    """
+    tower = encoder.text_tower
+    if not isinstance(tower, TokenTower):
+        raise InputError(
+            f"{encoder.name}: its text encoder takes whole texts, so no tokens can be learned; "
+            "expected a model in Hugging Face layout"
+        )
+    return tower
