@@ -20,7 +20,7 @@ from titer.certify import Gaussian
 from titer.certify.pool import Job, run_jobs
 from titer.data import ClassText
 from titer.evaluate.machine import cores
-from titer.features.stream import Voter, one_thread
+from titer.features.stream import Voter, fixed_ballot, one_thread
 from titer.models import Encoder
 
 SECONDS = 6.0
@@ -79,7 +79,10 @@ def certifying(encoder: Encoder, templates: int, block_images: int) -> Callable[
     """The Gaussian certifier on a few images, with so many prompt sets."""
     classes = [ClassText(f"class {place}", (f"words {place}",)) for place in range(9)]
     sets = [titer.zero_shot(encoder, classes, f"{{}} {number}", name=str(number)) for number in range(templates)]
-    voter, image = Voter(encoder, sets, seed=0), torch.rand(3, encoder.size, encoder.size)
+    voter, image = (
+        Voter([fixed_ballot(encoder, one.head) for one in sets], seed=0),
+        torch.rand(3, encoder.size, encoder.size),
+    )
     method = Gaussian(n0=100, n=400)
 
     def work() -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from titer.certify import Anytime, Gaussian
     from titer.data import load_data
     from titer.errors import GuaranteeError, InputError, PictureError, RunError, TiterError
+    from titer.evaluate.fitting import fit
     from titer.evaluate.smoothing import certify, predict
     from titer.models import load_model, wrap, zero_shot
     from titer.report.page import report
@@ -37,6 +38,7 @@ _HOMES = {
     "RunError": "titer.errors",
     "TiterError": "titer.errors",
     "certify": "titer.evaluate.smoothing",
+    "fit": "titer.evaluate.fitting",
     "load_data": "titer.data",
     "load_model": "titer.models",
     "predict": "titer.evaluate.smoothing",
@@ -56,6 +58,7 @@ __all__ = [
     "RunError",
     "TiterError",
     "certify",
+    "fit",
     "load_data",
     "load_model",
     "predict",

@@ -20,6 +20,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 import titer
+from evaluate.test_voting import MeanSign
 from images import SIZE, brightness_encoder, folder, timeless, true_radius
 from titer.errors import GuaranteeError, InputError, RunError
 from titer.evaluate.plan import unreachable
@@ -318,8 +319,8 @@ def test_prompt_sets_share_one_encoder_pass(data: Path, tmp_path: Path) -> None:
 def test_a_classifier_that_adapts_is_refused(data: Path, tmp_path: Path) -> None:
     encoder, loaded = brightness_encoder(), titer.load_data(data)
     fixed = zero_shot(encoder, loaded.classes)
-    adapting = Classifier("adapts", encoder, fixed.head, fixed.classes, "x", adapts_to_input=True)
-    with pytest.raises(GuaranteeError, match="conditional, per-draw or product"):
+    adapting = Classifier("adapts", encoder, fixed.head, fixed.classes, "x", adaptation=MeanSign())
+    with pytest.raises(GuaranteeError, match="conditional, per-draw, product"):
         titer.certify(encoder, loaded, sigma=SIGMA, out=tmp_path / "run", prompts={"adapts": adapting})
 
 

@@ -6,7 +6,7 @@ import titer
 from images import SIZE, brightness_encoder
 from titer.data import ClassText
 from titer.errors import PictureError, RunError
-from titer.features.stream import Voter, noisy_images, one_channel
+from titer.features.stream import Voter, fixed_ballot, noisy_images, one_channel
 from titer.models import zero_shot
 from titer.noise import BLOCK, NoiseStream
 
@@ -41,7 +41,7 @@ def test_votes_are_those_of_the_classifiers_on_the_same_noise() -> None:
     encoder = brightness_encoder()
     classifiers = [zero_shot(encoder, CLASSES), zero_shot(encoder, CLASSES[::-1])]
     image = torch.full((3, SIZE, SIZE), 0.5)
-    votes = Voter(encoder, classifiers, seed=4)(image, "x", 0.3, "select", 2)
+    votes = Voter([fixed_ballot(encoder, one.head) for one in classifiers], seed=4)(image, "x", 0.3, "select", 2)
     noisy = noisy_images(image, "x", 0.3, NoiseStream(4, "select"), 2)
     assert votes.shape == (2, BLOCK)
     assert votes[0].tolist() == (noisy.mean(dim=(1, 2, 3)) > 0.5).long().tolist()
@@ -54,4 +54,6 @@ def test_features_that_are_not_finite_stop_the_run() -> None:
         lambda texts: torch.ones(len(texts), 2), SIZE, (0.0,) * 3, (1.0,) * 3, fingerprint="x",
     )  # fmt: skip
     with pytest.raises(RunError, match="nan or infinity for x at sigma 1"):
-        Voter(encoder, [zero_shot(encoder, CLASSES)], seed=0)(torch.ones(3, SIZE, SIZE), "x", 1.0, "select", 0)
+        Voter([fixed_ballot(encoder, zero_shot(encoder, CLASSES).head)], seed=0)(
+            torch.ones(3, SIZE, SIZE), "x", 1.0, "select", 0
+        )

@@ -52,6 +52,7 @@ class Certificate:
         guarantee: which statement is proven (docs/guarantees.md).
         decided, refuted: for a sequential certifier, the radii on either side, with the votes that settled them.
         unsettled: for a sequential certifier, the radii left open.
+        choice: for a bank, the certificate of the choice; this certificate's counts are those of the chosen member.
     """
 
     prediction: int
@@ -66,6 +67,7 @@ class Certificate:
     decided: tuple[Proof, ...] | None = None
     refuted: tuple[Proof, ...] | None = None
     unsettled: tuple[float, ...] | None = None
+    choice: Certificate | None = None
 
     @property
     def draws(self) -> int:
@@ -91,6 +93,9 @@ class Certificate:
             fields["decided"] = [vars(proof) for proof in self.decided]
             fields["refuted"] = [vars(proof) for proof in self.refuted]
             fields["open"] = list(self.unsettled)
+        if self.choice is not None:
+            own = self.choice.fields()
+            fields["choice"] = {name: own[name] for name in ("prediction", "radius", "counts", "counts0", "p_lower")}
         return fields
 
 

@@ -6,6 +6,7 @@ block index) alone, so neither the number of workers nor the order in which bloc
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,9 +32,11 @@ class Job:
     Args:
         sample: the sample's id.
         sigma: standard deviation of the noise.
-        vote: (purpose, block index) -> class indices (procedures, BLOCK).
+        vote: (purpose, block index) -> class indices (rows, BLOCK).
         procedures: certifiers at work, not yet started.
         classes: number of classes.
+        rows: how many rows of votes each procedure counts, in their order; one for each unless given. A procedure
+            with one row is sent its counts (classes,), one with several (rows, classes).
     """
 
     sample: str
@@ -41,6 +44,14 @@ class Job:
     vote: Vote
     procedures: Sequence[Procedure]
     classes: int
+    rows: Sequence[int] = ()
+
+    @property
+    def places(self) -> list[int | slice]:
+        """Which rows of the votes each procedure counts."""
+        rows = self.rows or [1] * len(self.procedures)
+        ends = list(itertools.accumulate(rows))
+        return [end - 1 if row == 1 else slice(end - row, end) for row, end in zip(rows, ends, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +111,7 @@ class _Open:
     requests: dict[int, Draws] = field(default_factory=dict)
     tallies: dict[Purpose, _Tally] = field(default_factory=dict)
     missing: set[int] = field(default_factory=set)
+    places: list[int | slice] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
@@ -113,7 +125,8 @@ class _Open:
 
     def start(self) -> Tasks:
         self.requests = {place: next(procedure) for place, procedure in enumerate(self.job.procedures)}
-        shape = (len(self.job.procedures), self.job.classes)
+        shape = (sum(self.job.rows) or len(self.job.procedures), self.job.classes)
+        self.places = self.job.places
         self.tallies = {purpose: _Tally(np.zeros(shape, np.int64)) for purpose in _PURPOSES}
         self._plan()
         return self._tasks()
@@ -145,7 +158,7 @@ class _Open:
         finished = []
         for place in [place for place, asked in self.requests.items() if asked == request]:
             try:
-                self.requests[place] = self.job.procedures[place].send(counts[place].copy())
+                self.requests[place] = self.job.procedures[place].send(counts[self.places[place]].copy())
             except StopIteration as stop:
                 del self.requests[place]
                 finished.append(Finished(self.job, place, stop.value, self.seconds))
@@ -162,7 +175,7 @@ class _Open:
 
 @dataclass(eq=False)
 class _Tally:
-    """Votes of one purpose: counts (procedures, classes) of the first ``draws`` draws, and blocks not fully counted."""
+    """Votes of one purpose: counts (rows, classes) of the first ``draws`` draws, and blocks not fully counted."""
 
     counts: Votes
     draws: int = 0

@@ -61,6 +61,8 @@ def certify(
     dtype: o.Dtype = "float32",
     noise_channels: o.Channels = 3,
     by: o.By = None,
+    new_classes: o.NewClasses = False,
+    allow: o.Allow = None,
     images: o.Images = True,
     estimate: o.Estimate = False,
     json: o.Json = False,
@@ -84,7 +86,7 @@ def certify(
         raise InputError("--radii asks for a curve and --tolerance for the radius itself; give one of them")
     chosen = plan_certify(
         model, data, certifier=certifier, sigma=numbers(sigma, "--sigma"), out=out, joint=joint, guarantee=guarantee,
-        **settings, **o.shared(prompts, template, split, limit, seed, device, dtype, noise_channels, by),
+        **settings, **o.shared(prompts, template, split, limit, seed, device, dtype, noise_channels, by, new_classes, allow),
     )  # fmt: skip
     for level, beyond in unreachable(chosen).items():
         listed = ", ".join(f"{radius:g}" for radius in beyond)

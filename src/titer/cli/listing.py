@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from titer.cli.output import document, table
-from titer.errors import InputError, unknown
+from titer.errors import unknown
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -39,7 +40,7 @@ def list_(
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="certifier.")],
+    kind: Annotated[str, typer.Argument(help="certifier or defense.")],
     name: Annotated[str, typer.Argument(help="A name that `titer list` shows.")],
     json: Json = False,
 ) -> None:
@@ -47,11 +48,10 @@ def show(
 
     Example: titer show certifier anytime
     """
-    from titer.certify import CERTIFIERS
-
-    if kind not in ("certifier", "certifiers"):
-        raise InputError(f"titer show knows certifiers; expected 'certifier', got {kind!r}")
-    method = CERTIFIERS[name]
+    methods = _methods()
+    if kind.removesuffix("s") not in methods:
+        raise unknown("kind", kind, methods)
+    method = methods[kind.removesuffix("s")][name]
     fields = {field.name: _default(field) for field in dataclasses.fields(method)}
     if json:
         document({"name": name, "description": inspect.getdoc(method), "settings": fields})
@@ -64,9 +64,14 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return None if field.default is dataclasses.MISSING else field.default
 
 
-def _known() -> dict[str, dict[str, str]]:
+def _methods() -> dict[str, Mapping[str, type[Any]]]:
     from titer.certify import CERTIFIERS
+    from titer.defenses import DEFENSES
 
+    return {"certifier": CERTIFIERS, "defense": DEFENSES}
+
+
+def _known() -> dict[str, dict[str, str]]:
     return {
         "models": {
             "titer:tiny": "the embedded CLIP, 80 pixels; its card is titer/models/tiny/README.md",
@@ -79,8 +84,10 @@ def _known() -> dict[str, dict[str, str]]:
             "TABLE": "*.csv, *.jsonl or *.parquet with file_name (or path) and label",
         },
         "attacks": {},
-        "defenses": {},
         "benchmarks": {},
         "recipes": {},
-        "certifiers": {name: (inspect.getdoc(CERTIFIERS[name]) or "").split("\n")[0] for name in CERTIFIERS},
+        **{
+            f"{kind}s": {name: (inspect.getdoc(methods[name]) or "").split("\n")[0] for name in methods}
+            for kind, methods in _methods().items()
+        },
     }

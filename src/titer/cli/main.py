@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from titer import __version__
-from titer.cli import certify, check, demo, export, listing, predict, report
+from titer.cli import certify, check, demo, export, fit, listing, predict, report
 from titer.cli.output import note
 from titer.errors import InputError, TiterError
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for module in (demo, listing, check, certify, predict, report, export):
+for module in (demo, listing, check, fit, certify, predict, report, export):
     module.register(app)
 
 

@@ -17,7 +17,9 @@ from titer.cli.values import whole
 Model = Annotated[str, typer.Option("--model", help="titer:tiny, a directory in Hugging Face layout, or a hub id.")]
 DataName = Annotated[str, typer.Option("--data", help="titer:phantoms, a directory, or a table of images.")]
 Out = Annotated[Path, typer.Option("--out", help="Run directory; the same command goes on where it stopped.")]
-Prompts = Annotated[list[str] | None, typer.Option("--prompts", help="zero-shot (default); repeat for several.")]
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompts", help="zero-shot (default), or a directory that fit wrote; repeatable.")
+]
 Template = Annotated[
     list[str] | None,
     typer.Option("--template", help="One more zero-shot set: a text with {} for the class's words; repeatable."),
@@ -66,6 +68,14 @@ Channels = Annotated[
         help="1 draws once and replicates, for one-channel pictures.",
     ),
 ]
+NewClasses = Annotated[
+    bool, typer.Option("--new-classes", help="Let learned prompts move to classes they were not fitted on.")
+]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option("--allow", help="Lift a refusal: upstream, overlap; repeatable, and recorded."),
+]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, key=value; repeatable.")]
 Estimate = Annotated[bool, typer.Option("--estimate", help="Say draws, time and memory to expect, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -85,6 +95,8 @@ def shared(
     dtype: str,
     noise_channels: int,
     by: list[str] | None,
+    new_classes: bool,
+    allow: list[str] | None,
 ) -> dict[str, Any]:
     """The options that both verbs have, by the names that the package gives them."""
     return {
@@ -97,6 +109,8 @@ def shared(
         "dtype": dtype,
         "noise_channels": noise_channels,
         "by": tuple(by or ()),
+        "new_classes": new_classes,
+        "allow": tuple(allow or ()),
     }
 
 

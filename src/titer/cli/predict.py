@@ -33,6 +33,8 @@ def predict(
     dtype: o.Dtype = "float32",
     noise_channels: o.Channels = 3,
     by: o.By = None,
+    new_classes: o.NewClasses = False,
+    allow: o.Allow = None,
     images: o.Images = True,
     json: o.Json = False,
 ) -> None:
@@ -46,6 +48,6 @@ def predict(
         finished = run_predict(
             model, data, sigma=numbers(sigma, "--sigma"), out=out, workers=workers, batch_size=batch_size, images=images,
             command=o.command(), alpha=number(alpha, "--alpha"), **o.given(n=n),
-            **o.shared(prompts, template, split, limit, seed, device, dtype, noise_channels, by),
+            **o.shared(prompts, template, split, limit, seed, device, dtype, noise_channels, by, new_classes, allow),
         )  # fmt: skip
     o.summary(finished, json)

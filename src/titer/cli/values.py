@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import tomllib
+from collections.abc import Callable, Iterable
 from fractions import Fraction
+from typing import Any
 
 from titer.errors import InputError
 
@@ -35,3 +38,36 @@ def whole(option: str) -> Callable[[str], int]:
             raise InputError(f"{option}: expected a whole number, got {text!r}") from error
 
     return parse
+
+
+def settings(pairs: Iterable[str], option: str = "--set") -> dict[str, Any]:
+    """``key=value`` texts as a dictionary; dots in a key reach into nested ones.
+
+    Values are TOML; a bare word is a string, a fraction such as ``1/255`` a number, and a list a tuple.
+
+    Raises:
+        InputError: for a text without ``=``, or a key that is given twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise InputError(f"{option}: expected key=value, got {pair!r}")
+        *outer, last = key.strip().split(".")
+        place = found
+        for name in outer:
+            place = place.setdefault(name, {})
+        if last in place:
+            raise InputError(f"{option}: {key.strip()} is given twice")
+        place[last] = _value(text.strip())
+    return found
+
+
+def _value(text: str) -> Any:
+    if re.fullmatch(r"-?\d+/\d+", text):
+        return float(Fraction(text))
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return tuple(value) if isinstance(value, list) else value

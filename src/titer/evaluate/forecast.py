@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from scipy.special import ndtr
@@ -16,10 +15,11 @@ from titer.data.splits import limited
 from titer.errors import PictureError
 from titer.evaluate.machine import default_workers, peak_memory
 from titer.evaluate.plan import Plan
-from titer.evaluate.session import affordable_workers, probe
-from titer.features.stream import Voter, one_thread
+from titer.evaluate.session import affordable_workers, job_of, probe
+from titer.features.stream import one_thread
 
 _PILOT = 8  # images whose selection draws are made to guess how hard the data are
+_PILOT_DRAWS = 100
 _PROBE_BLOCKS = 10
 
 
@@ -64,7 +64,7 @@ def forecast(chosen: Plan, workers: int | None = None) -> Forecast:
         most_seconds=most / rate,
         memory=peak_memory() + (workers - 1) * cost.memory,
         workers=workers,
-        pilot=len(shares) // (len(chosen.sigmas) * len(chosen.classifiers)),
+        pilot=len(shares) // (len(chosen.sigmas) * len(chosen.votings)),
     )
 
 
@@ -74,7 +74,6 @@ def _selection(chosen: Plan) -> int:
 
 def _pilot(chosen: Plan, workers: int) -> Iterator[tuple[float, float]]:
     """(sigma, share of the top class in the selection draws) for a few images, with noise that no certificate uses."""
-    voter = Voter(chosen.encoder, tuple(chosen.classifiers.values()), seed=chosen.seed, channels=chosen.channels)
 
     def jobs() -> Iterator[Job]:
         for example in limited(chosen.data.examples, _PILOT):
@@ -83,10 +82,7 @@ def _pilot(chosen: Plan, workers: int) -> Iterator[tuple[float, float]]:
             except PictureError:
                 continue
             for sigma in chosen.sigmas:
-                procedures = [Predict(n=100).certify(sigma, chosen.alpha) for _ in chosen.classifiers]
-                yield Job(
-                    example.id, sigma, partial(voter, image, example.id, sigma), procedures, len(chosen.data.classes)
-                )
+                yield job_of(chosen, Predict(n=_PILOT_DRAWS), image, example.id, sigma)
 
     for finished in run_jobs(jobs(), workers, 2 * workers, one_thread):
         counts = finished.statement.counts

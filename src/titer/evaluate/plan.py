@@ -13,8 +13,10 @@ from titer.certify.settings import check_sigma
 from titer.data import load_data
 from titer.data.example import Data, Example
 from titer.data.fingerprint import digest
-from titer.errors import GuaranteeError, InputError, unknown
+from titer.defenses.adapter import load_classifier
+from titer.errors import InputError, unknown
 from titer.evaluate.machine import program, versions
+from titer.evaluate.voting import Voting, guarantees
 from titer.models import load_model
 from titer.models.classifier import Classifier, zero_shot
 from titer.models.encoder import Encoder
@@ -36,7 +38,7 @@ class Plan:
         method: the certifier.
         encoder: the dual encoder.
         data: labelled images.
-        classifiers: prompt sets by name, all on this encoder.
+        votings: prompt sets by name, with the guarantee that each one's certificates have.
         sigmas: standard deviations of the noise, in [0, 1] pixel units.
         channels: 3, or 1 for noise drawn once and replicated over the channels.
         joint: share alpha among all certificates of the run, so that they hold together.
@@ -48,7 +50,7 @@ class Plan:
     method: Method
     encoder: Encoder
     data: Data
-    classifiers: Mapping[str, Classifier]
+    votings: Mapping[str, Voting]
     sigmas: tuple[float, ...]
     channels: int
     joint: bool
@@ -58,7 +60,7 @@ class Plan:
     @property
     def statements(self) -> int:
         """Number of statements the run will make, failures included."""
-        return len(self.data.examples) * len(self.classifiers) * len(self.sigmas)
+        return len(self.data.examples) * len(self.votings) * len(self.sigmas)
 
     @property
     def alpha(self) -> float:
@@ -73,6 +75,24 @@ class Plan:
     def key(self, example: Example, prompts: str, sigma: float) -> Key:
         """The key of the record that this statement will have."""
         return key_of({"sample_id": example.id, "prompts": prompts, "sigma": sigma})
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of each prompt set: its own, and its encoder's where it is another one than the model's."""
+        found = {}
+        for name, voting in self.votings.items():
+            classifier = voting.classifier
+            own = classifier.encoder.fingerprint
+            found[name] = classifier.fingerprint + (f"+{own}" if own != self.encoder.fingerprint else "")
+        return found
+
+    def warnings(self, prompts: str, sigma: float) -> list[str]:
+        """What a record of this prompt set at this noise should say about it."""
+        classifier = self.votings[prompts].classifier
+        said = list(classifier.warnings)
+        if classifier.sigmas is not None and not classifier.sigmas[0] <= sigma <= classifier.sigmas[1]:
+            low, high = classifier.sigmas
+            said.append(f"fitted for sigma {low:g} to {high:g}, certified at {sigma:g}")
+        return said
 
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included."""
@@ -92,7 +112,8 @@ class Plan:
             "settings": {name: value for name, value in self.settings().items() if name != "by"},
             "seed": self.seed,
             "model": self.encoder.fingerprint,
-            "prompts": {name: classifier.fingerprint for name, classifier in self.classifiers.items()},
+            "prompts": self.fingerprints(),
+            "guarantees": {name: voting.guarantee for name, voting in self.votings.items()},
             "classes": [[text.label, *text.texts] for text in self.data.classes],
             "samples": digest([example.id for example in self.data.examples]),
             "program": program(self.encoder.device, self.encoder.dtype),
@@ -112,7 +133,7 @@ class Plan:
             "device": self.encoder.device.type,
             "dtype": str(self.encoder.dtype).removeprefix("torch."),
             "model": {"name": self.encoder.name, "fingerprint": self.encoder.fingerprint, "size": self.encoder.size},
-            "prompts": {name: classifier.fingerprint for name, classifier in self.classifiers.items()},
+            "prompts": self.fingerprints(),
             "data": {"name": self.data.name, "split": self.data.split, "limit": self.data.limit},
             "classes": [{"label": text.label, "texts": list(text.texts)} for text in self.data.classes],
             "samples": {"expected": len(self.data.examples), "done": 0, "failed": 0},
@@ -145,6 +166,8 @@ def plan(
     guarantee: str | None = None,
     noise_channels: int = 3,
     by: Sequence[str] = (),
+    new_classes: bool = False,
+    allow: Sequence[str] = (),
     device: str | None = None,
     dtype: str = "float32",
 ) -> Plan:
@@ -156,7 +179,7 @@ def plan(
         model: a model's name, or an encoder.
         data: a data set's name or directory, or a loaded one (then ``split`` and ``limit`` are not used).
         sigma: standard deviations of the noise, in [0, 1] pixel units.
-        prompts: ``zero-shot``, or classifiers by name.
+        prompts: ``zero-shot`` and directories written by ``fit``, or classifiers by name.
         templates: texts with ``{}`` for the class's words; each is one more prompt set, named by the text.
         split: which split of the data set.
         limit: how many images, class-balanced.
@@ -165,6 +188,8 @@ def plan(
         guarantee: what the certificates should say (docs/guarantees.md).
         noise_channels: 1 draws once and replicates, for one-channel pictures.
         by: columns of the table that records carry.
+        new_classes: let learned prompts that are not bound to their classes move to other ones.
+        allow: ``overlap`` accepts images that a prompt set was fitted on.
         device: ``cpu`` or ``cuda``; found by itself unless given.
         dtype: ``float32`` or ``bfloat16``.
 
@@ -188,51 +213,50 @@ def plan(
         )
     _check_columns(examples, by)
     encoder = model if isinstance(model, Encoder) else load_model(model, device=device, dtype=dtype)
+    number = secrets.randbits(63) if seed is None else seed
+    classifiers = _classifiers(encoder, examples, prompts, templates, new_classes, allow)
+    votings = {
+        name: Voting(classifiers[name], says, number, noise_channels)
+        for name, says in guarantees(classifiers, guarantee).items()
+    }
     chosen = Plan(
         verb=verb,
         method=method,
         encoder=encoder,
         data=examples,
-        classifiers=_classifiers(encoder, examples, prompts, templates),
+        votings=votings,
         sigmas=tuple(float(value) for value in sigmas),
         channels=noise_channels,
         joint=joint,
-        seed=secrets.randbits(63) if seed is None else seed,
+        seed=number,
         by=tuple(by),
     )
-    _check_guarantee(chosen.classifiers, guarantee)
     _check_draws(chosen)
     return chosen
 
 
 def _classifiers(
-    encoder: Encoder, data: Data, prompts: Sequence[str] | Mapping[str, Classifier], templates: Sequence[str]
+    encoder: Encoder,
+    data: Data,
+    prompts: Sequence[str] | Mapping[str, Classifier],
+    templates: Sequence[str],
+    new_classes: bool,
+    allow: Sequence[str],
 ) -> dict[str, Classifier]:
     if isinstance(prompts, Mapping):
         return dict(prompts)
-    for name in prompts:
-        if name != "zero-shot":
-            raise InputError(
-                f"--prompts {name}: expected 'zero-shot'; learned prompts cannot be loaded by this version"
-            )
-    names = [*prompts, *templates]
+    named = [(name if name == "zero-shot" else Path(name).resolve().name, name) for name in prompts]
+    names = [*(short for short, _ in named), *templates]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise InputError(f"two prompt sets are named {repeated.pop()!r}; give each one once")
-    zero = {name: zero_shot(encoder, data.classes, name=name) for name in prompts}
-    return zero | {name: zero_shot(encoder, data.classes, name, name=name) for name in templates}
-
-
-def _check_guarantee(classifiers: Mapping[str, Classifier], guarantee: str | None) -> None:
-    allowed = ("fixed", "conditional", "per-draw", "product", "bank")
-    if guarantee is not None and guarantee not in allowed:
-        raise unknown("guarantee", guarantee, allowed)
-    for name, classifier in classifiers.items():
-        if classifier.adapts_to_input:
-            raise GuaranteeError(
-                f"prompt set {name!r} changes with the image it is shown, so a fixed-classifier certificate would claim "
-                "more than is proven; it needs the guarantee conditional, per-draw or product"
-            )
+    found = {
+        short: zero_shot(encoder, data.classes, name=short)
+        if name == "zero-shot"
+        else load_classifier(Path(name), encoder, data, new_classes=new_classes, allow=allow)
+        for short, name in named
+    }
+    return found | {name: zero_shot(encoder, data.classes, name, name=name) for name in templates}
 
 
 def _check_columns(data: Data, by: Sequence[str]) -> None:

@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from titer.certify.guarantees import Rule
 from titer.certify.pool import Finished, Job, run_jobs
 from titer.data.example import Example, Picture
 from titer.errors import InputError, PictureError, RunError
 from titer.evaluate.machine import default_workers, free_memory, peak_memory
 from titer.evaluate.plan import Plan
-from titer.features.stream import Voter, one_channel, one_thread
+from titer.features.stream import Voter, one_channel, one_thread, threads
 from titer.noise import BLOCK
 from titer.progress import progress
 from titer.results.store import Record, Run, RunWriter, key_of, read_run, thumbnail_name
@@ -79,25 +80,15 @@ class Probe:
 
 def probe(chosen: Plan, blocks: int = 1) -> Probe:
     """Measure what a block of draws costs on one worker."""
-    voter = Voter(chosen.encoder, tuple(chosen.classifiers.values()), seed=0, channels=chosen.channels)
     image = torch.zeros(3, chosen.encoder.size, chosen.encoder.size)
+    vote = job_of(chosen, chosen.method, image, "\x00probe", chosen.sigmas[0]).vote  # no sample has such an id
     before = peak_memory()
-    with _threads(1):
-        voter(image, "probe", chosen.sigmas[0], "show", 0)
+    with threads(1):
+        vote("show", 0)
         began = time.perf_counter()
         for block in range(blocks):
-            voter(image, "probe", chosen.sigmas[0], "show", block)
+            vote("show", block)
     return Probe((time.perf_counter() - began) / blocks, max(peak_memory() - before, BLOCK * image.nbytes * 4))
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class _Session:
@@ -122,7 +113,7 @@ class _Session:
     def _parts(self) -> Iterator[tuple[Example, str, float]]:
         for example in self.plan.data.examples:
             for sigma in self.plan.sigmas:
-                for prompts in self.plan.classifiers:
+                for prompts in self.plan.votings:
                     yield example, prompts, sigma
 
     def run(self, workers: int, batch_size: int | None) -> None:
@@ -131,7 +122,7 @@ class _Session:
         status = "failed"
         try:
             self.writer.save(status="running")
-            with _threads(1), progress(self.plan.verb, self.remaining()) as advance:
+            with threads(1), progress(self.plan.verb, self.remaining()) as advance:
                 self.advance = advance
                 for finished in run_jobs(self._jobs(), workers, in_flight, one_thread):
                     self._record(finished)
@@ -154,7 +145,6 @@ class _Session:
 
     def _jobs(self) -> Iterator[Job]:
         """Jobs for all that is not done. Pictures are read as their turn comes; one that fails is recorded."""
-        voter = Voter(self.plan.encoder, tuple(self.plan.classifiers.values()), self.plan.seed, self.plan.channels)
         for example in self.plan.data.examples:
             sigmas = [sigma for sigma in self.plan.sigmas if self._unfinished(example, sigma)]
             if not sigmas:
@@ -164,22 +154,14 @@ class _Session:
             except PictureError as error:
                 self.failed[example.id] = str(error)
                 self.writer.append({"sample_id": example.id, "path": example.path, "error": str(error)})
-                for _ in range(len(sigmas) * len(self.plan.classifiers)):
+                for _ in range(len(sigmas) * len(self.plan.votings)):
                     self.advance()
                 continue
             for sigma in sigmas:
-                yield Job(
-                    sample=example.id,
-                    sigma=sigma,
-                    vote=partial(voter, image, example.id, sigma),
-                    procedures=[
-                        self.plan.method.certify(sigma, self.plan.alpha, self.plan.gap) for _ in voter.classifiers
-                    ],
-                    classes=len(self.plan.data.classes),
-                )
+                yield job_of(self.plan, self.plan.method, image, example.id, sigma)
 
     def _unfinished(self, example: Example, sigma: float) -> bool:
-        return any(self.plan.key(example, prompts, sigma) not in self.writer.done for prompts in self.plan.classifiers)
+        return any(self.plan.key(example, prompts, sigma) not in self.writer.done for prompts in self.plan.votings)
 
     def _open(self, example: Example) -> Tensor:
         picture = self.plan.data.read(example)
@@ -200,17 +182,34 @@ class _Session:
         return {**fields, "sha256": picture.sha256}
 
     def _record(self, finished: Finished) -> None:
-        prompts = list(self.plan.classifiers)[finished.place]
+        prompts = list(self.plan.votings)[finished.place]
+        warnings = self.plan.warnings(prompts, finished.job.sigma)
         record = {
             **self.seen[finished.job.sample],
             "prompts": prompts,
             **finished.statement.fields(),
+            **({"warnings": warnings} if warnings else {}),
             "channels": self.plan.channels,
             "seconds": round(finished.seconds, 4),
         }
         self.advance()
         if key_of(record) not in self.writer.done:
             self.writer.append(record)
+
+
+def job_of(chosen: Plan, method: Rule, image: Tensor, sample: str, sigma: float) -> Job:
+    """One image at one sigma under all prompt sets. Those that adapt to the image do so here."""
+    votings = list(chosen.votings.values())
+    ballots = [voting.ballot(image, sample, sigma) for voting in votings]
+    voter = Voter(ballots, chosen.seed, chosen.channels)
+    return Job(
+        sample=sample,
+        sigma=sigma,
+        vote=partial(voter, image, sample, sigma),
+        procedures=[voting.procedure(method, sigma, chosen.alpha, chosen.gap) for voting in votings],
+        classes=max(len(chosen.data.classes), *(ballot.rows for ballot in ballots)),
+        rows=[ballot.rows for ballot in ballots],
+    )
 
 
 def _keep_thumbnail(image: Tensor, path: Path) -> None:

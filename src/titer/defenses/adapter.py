@@ -1,0 +1,171 @@
+"""A directory with what a fit has learned: ``adapter_model.safetensors`` and ``adapter_config.json`` (PEFT's names)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from titer.data.example import ClassText, Data
+from titer.defenses import DEFENSES
+from titer.defenses.defense import Defense
+from titer.defenses.task import Weights
+from titer.errors import InputError, PictureError
+from titer.models.classifier import Classifier, reordered
+from titer.models.encoder import Encoder
+from titer.registry import settings_of
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """What a fit has learned, and from what.
+
+    Args:
+        path: its directory.
+        defense: the method with all settings.
+        weights: tensors by name.
+        facts: what ``adapter_config.json`` says under ``titer``.
+    """
+
+    path: Path
+    defense: Defense
+    weights: Weights
+    facts: Mapping[str, Any]
+
+    @property
+    def classes(self) -> tuple[ClassText, ...]:
+        """The classes it was learned on."""
+        return tuple(ClassText(entry["label"], tuple(entry["texts"])) for entry in self.facts["classes"])
+
+
+def write_adapter(path: Path, weights: Weights, facts: Mapping[str, Any]) -> None:
+    """Write an adapter; the directory must be new or empty, or hold one already.
+
+    Raises:
+        InputError: if the directory holds anything else, or cannot be written.
+    """
+    check_directory(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, path / WEIGHTS)
+        (path / CONFIG).write_text(json.dumps({"titer": facts}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror}") from error
+
+
+def check_directory(path: Path) -> None:
+    """Refuse a place that is a file, or a directory with something else in it.
+
+    Raises:
+        InputError: naming it.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file; --out needs a directory")
+    if path.is_dir() and any(path.iterdir()) and not (path / CONFIG).exists():
+        raise InputError(f"{path} is not empty and holds no adapter; choose another --out")
+
+
+def read_adapter(path: Path) -> Adapter:
+    """Read a directory written by ``titer fit``.
+
+    Raises:
+        InputError: if it is none, or is damaged.
+    """
+    try:
+        facts = json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]
+        weights = dict(load_file(path / WEIGHTS))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(
+            f"--prompts {path}: expected 'zero-shot' or a directory written by titer fit; {Path(error.filename).name} "
+            "is missing"
+        ) from error
+    except KeyError as error:
+        raise InputError(f"{path / CONFIG} was not written by titer: there is no key {error}") from error
+    except (ValueError, SafetensorError, OSError) as error:
+        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {name} holds nan or infinity")
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in facts["settings"].items()}
+    return Adapter(path, DEFENSES.build(facts["defense"], **settings), weights, facts)
+
+
+def load_classifier(
+    path: Path, encoder: Encoder, data: Data, *, new_classes: bool = False, allow: Sequence[str] = ()
+) -> Classifier:
+    """The classifier that an adapter makes on an encoder, for the classes of a data set.
+
+    Raises:
+        InputError: if encoder, classes or shapes do not match, or the data hold images that it was fitted on.
+    """
+    adapter = read_adapter(path)
+    expected = adapter.facts["encoder"]
+    if expected["fingerprint"] != encoder.fingerprint:
+        raise InputError(
+            f"{path} was fitted on another encoder ({expected['name']}, {expected['fingerprint'][:12]}) than "
+            f"{encoder.name} ({encoder.fingerprint[:12]}); fit it on this one"
+        )
+    wanted = [text.label for text in data.classes]
+    fitted = [text.label for text in adapter.classes]
+    known = sorted(fitted) == sorted(wanted)
+    if not known:
+        _check_move(adapter, data, new_classes)
+    if "overlap" not in allow:
+        _unseen(adapter, data)
+    classes = adapter.classes if known else data.classes
+    try:
+        classifier = adapter.defense.classifier(encoder, classes, adapter.weights, path.resolve().name)
+    except (KeyError, RuntimeError, IndexError) as error:
+        raise InputError(f"{path}: its tensors do not fit {encoder.name}: {str(error).splitlines()[0]}") from error
+    noise, said = adapter.defense.noise, tuple(adapter.facts.get("warnings", ()))
+    classifier = dataclasses.replace(
+        classifier,
+        sigmas=(min(noise), max(noise)) if noise else None,
+        warnings=said if known else (*said, "moved to other classes than it was fitted on"),
+    )
+    return reordered(classifier, [fitted.index(label) for label in wanted]) if known else classifier
+
+
+def _check_move(adapter: Adapter, data: Data, new_classes: bool) -> None:
+    """Refuse other classes than those of the fit, unless asked for and possible."""
+    fitted, wanted = ([text.label for text in classes] for classes in (adapter.classes, data.classes))
+    if adapter.defense.class_bound:
+        raise InputError(f"{adapter.path} is bound to the classes {fitted}, {data.name} has {wanted}")
+    if not new_classes:
+        raise InputError(
+            f"{adapter.path} was fitted on the classes {fitted}, {data.name} has {wanted}; --new-classes moves it there"
+        )
+
+
+def _unseen(adapter: Adapter, data: Data) -> None:
+    """Refuse to judge a fit on its own images."""
+    used = set(adapter.facts.get("sha256", ())) - {""}
+    seen = []
+    for example in data.examples if used else ():
+        try:
+            seen += [example.id] if data.digest(example) in used else []
+        except PictureError:
+            continue  # it will be recorded as failed when it is read
+    if seen:
+        raise InputError(
+            f"{adapter.path} was fitted on {len(seen)} of these images, such as {seen[0]}; --allow overlap accepts that"
+        )
+
+
+def facts_of(name: str, defense: Defense, encoder: Encoder, classes: Sequence[ClassText]) -> dict[str, Any]:
+    """What identifies a fit: method, encoder and classes."""
+    return {
+        "defense": name,
+        "settings": settings_of(defense),
+        "encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint, "size": encoder.size},
+        "classes": [{"label": text.label, "texts": list(text.texts)} for text in classes],
+    }

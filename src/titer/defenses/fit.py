@@ -1,0 +1,89 @@
+"""The one loop of all fits, and the signs that a fit has failed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from titer.defenses.task import Fitted
+from titer.progress import progress
+
+OptimiserName = Literal["sgd", "adam"]
+Loss = Callable[[int], Sequence[Callable[[], Tensor]]]
+"""Epoch -> the losses of its steps; each is called once, when its step comes."""
+
+
+def minimise(
+    parameters: Sequence[Tensor],
+    losses: Loss,
+    epochs: int,
+    learning_rate: float,
+    optimiser: OptimiserName = "adam",
+    warmup_rate: float | None = None,
+) -> tuple[float, ...]:
+    """Gradient descent with a cosine schedule, in place.
+
+    Args:
+        parameters: leaf tensors that require gradients.
+        losses: see ``Loss``.
+        epochs: passes over the data.
+        learning_rate: at the start; it falls to zero along half a cosine, stepped per epoch.
+        optimiser: ``sgd`` (momentum 0.9, weight decay 5e-4, as CoOp's) or ``adam``.
+        warmup_rate: constant rate of one epoch before that, counted among the epochs.
+
+    Returns:
+        Mean loss of each epoch.
+    """
+    torch_optimiser = (
+        torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
+        if optimiser == "sgd"
+        else torch.optim.Adam(parameters, lr=learning_rate)
+    )
+    history = []
+    with progress("fitting", epochs) as advance:
+        for epoch in range(epochs):
+            rate = _rate(epoch, epochs, learning_rate, warmup_rate)
+            for group in torch_optimiser.param_groups:
+                group["lr"] = rate
+            history.append(_epoch(torch_optimiser, losses(epoch)))
+            advance()
+    return tuple(history)
+
+
+def _epoch(optimiser: torch.optim.Optimizer, losses: Sequence[Callable[[], Tensor]]) -> float:
+    total = 0.0
+    for loss_of in losses:
+        loss = loss_of()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        total += float(loss.detach())
+    return total / len(losses)
+
+
+def _rate(epoch: int, epochs: int, learning_rate: float, warmup_rate: float | None) -> float:
+    if warmup_rate is not None and epoch == 0:
+        return warmup_rate
+    return learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def collapse(fitted: Fitted, classes: int) -> str | None:
+    """Why a fit counts as collapsed, in words, or None.
+
+    Args:
+        fitted: its losses, and what it predicts for its own noisy training copies.
+        classes: number of classes.
+    """
+    predicted = fitted.predictions
+    if predicted is not None and len(predicted) > 1 and bool((predicted == predicted[0]).all()):
+        return f"collapsed: the fit predicts class {int(predicted[0])} for all of its own training images"
+    if fitted.losses and not math.isfinite(fitted.losses[-1]):
+        return "collapsed: the loss of the fit is not finite"
+    supervised = fitted.notes.get("objective") == "cross-entropy"
+    if supervised and fitted.losses and fitted.losses[-1] > 0.98 * math.log(classes):
+        return f"collapsed: the loss of the fit stayed at ln {classes}, that of guessing"
+    return None

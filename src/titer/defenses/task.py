@@ -1,0 +1,98 @@
+"""What a defense learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from titer.errors import InputError
+from titer.features.store import FeatureStore, build_store
+from titer.features.views import CropAndFlip
+from titer.models.classifier import Named
+from titer.models.encoder import Encoder
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """An encoder, the classes to tell apart, and images of them.
+
+    Args:
+        encoder: the frozen dual encoder.
+        classes: class names and texts.
+        ids: of the images.
+        labels: class of each image; None where labels are not used.
+        image: place -> image (3, size, size) in [0, 1].
+        seed: of everything random in the fit.
+        cache: where feature stores are kept; in memory unless given.
+        workers: threads that make features. Changes no number.
+    """
+
+    encoder: Encoder
+    classes: Sequence[Named]
+    ids: Sequence[str]
+    labels: Sequence[int] | None
+    image: Callable[[int], Tensor]
+    seed: int
+    cache: Path | None = None
+    workers: int = 1
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The (first) text of each class, which a learned context stands in front of."""
+        return tuple(named.texts[0] for named in self.classes)
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Labels (images,).
+
+        Raises:
+            InputError: if there are none.
+        """
+        if self.labels is None:
+            raise InputError("this fit needs labelled images")
+        return torch.tensor(self.labels)
+
+    def store(self, sigmas: Sequence[float], draws: int, views: CropAndFlip | None = None) -> FeatureStore:
+        """Features of noisy copies of all images."""
+        return build_store(
+            self.encoder,
+            self.image,
+            self.ids,
+            sigmas,
+            draws,
+            self.seed,
+            views=views,
+            directory=self.cache,
+            workers=self.workers,
+        )
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """Unit features (images, dim) of the images without noise."""
+        with torch.inference_mode():
+            rows = [self.encoder.encode_image(self.image(place)[None]).cpu() for place in range(len(self.ids))]
+        return torch.cat(rows).clone()
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What a fit has learned.
+
+    Args:
+        weights: tensors by name, of which the defense can make its classifier again.
+        losses: mean loss of each epoch.
+        predictions: class that the fitted classifier gives each noisy training copy; None where there is none.
+        notes: facts for the adapter's configuration.
+    """
+
+    weights: Weights
+    losses: tuple[float, ...]
+    predictions: Tensor | None = None
+    notes: dict[str, object] = field(default_factory=dict)

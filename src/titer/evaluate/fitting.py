@@ -1,0 +1,145 @@
+"""`fit`: from a model and a few images to a directory of learned prompts or heads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from titer.data.shots import Selection, select
+from titer.defenses import DEFENSES, Defense, Task
+from titer.defenses.adapter import check_directory, facts_of, write_adapter
+from titer.defenses.fit import collapse
+from titer.errors import InputError
+from titer.evaluate.machine import default_workers, versions
+from titer.features.stream import threads
+from titer.models import load_model
+from titer.models.encoder import Encoder
+
+UNLABELLED = 256
+"""Images that a fit without labels takes at most."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit did.
+
+    Args:
+        path: the adapter's directory.
+        images: how many it used.
+        left_out: images that the model was trained on, and that were therefore not taken.
+        loss: mean loss of the last epoch; None where nothing was minimised.
+        seconds: features included.
+        warnings: a collapse, for instance.
+    """
+
+    path: Path
+    images: int
+    left_out: int
+    loss: float | None
+    seconds: float
+    warnings: tuple[str, ...]
+
+
+def fit(
+    defense: str | Defense,
+    model: str | Encoder,
+    data: str | Path,
+    *,
+    out: str | Path,
+    shots: int | None = 16,
+    seed: int = 0,
+    split: str = "train",
+    allow: Sequence[str] = (),
+    cache: str | Path | None = None,
+    device: str | None = None,
+    command: str = "titer.fit",
+    settings: Mapping[str, Any] | None = None,
+) -> Fit:
+    """Fit a defense and write what it learned; any ``--prompts`` can be such a directory.
+
+    Args:
+        defense: a defense, or the name of one.
+        model: a model's name, or an encoder.
+        data: a data set's name or directory.
+        out: the directory to write.
+        shots: images of each class; None for all. A fit without labels takes at most 256 images of any class.
+        seed: which shots, and everything random in the fit.
+        split: where the images are taken from.
+        allow: ``upstream`` takes images that the model was trained on; ``overlap`` accepts such as are in the test split.
+        cache: where noisy features are kept for other fits; in memory only unless given.
+        device: ``cpu`` or ``cuda``; found by itself unless given.
+        command: what the adapter says it was made by.
+        settings: of the defense, where it is given by name.
+
+    Raises:
+        InputError: for whatever is wrong with the input.
+    """
+    began = time.perf_counter()
+    method = DEFENSES.build(defense, **(settings or {})) if isinstance(defense, str) else defense
+    name = next(known for known in DEFENSES if DEFENSES[known] is type(method))
+    check_directory(Path(out))
+    if seed < 0:
+        raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
+    encoder = model if isinstance(model, Encoder) else load_model(model, device=device)
+    chosen = select(
+        str(data), count=shots if method.needs_labels else UNLABELLED, seed=seed, upstream=encoder.upstream,
+        allow=allow, split=split, labelled=method.needs_labels,
+    )  # fmt: skip
+    task = task_of(encoder, chosen, seed, labelled=method.needs_labels, cache=None if cache is None else Path(cache))
+    with threads(1):
+        fitted = method.fit(task)
+    reason = collapse(fitted, len(chosen.data.classes))
+    seconds = time.perf_counter() - began
+    warnings = () if reason is None else (reason,)
+    write_adapter(
+        Path(out),
+        fitted.weights,
+        {
+            **facts_of(name, method, encoder, chosen.data.classes),
+            "data": {"name": chosen.data.name, "split": split, "left_out": chosen.left_out},
+            "shots": shots if method.needs_labels else None,
+            "seed": seed,
+            "allow": list(allow),
+            "ids": list(task.ids),
+            "sha256": list(chosen.digests),
+            "losses": [round(loss, 6) for loss in fitted.losses],
+            "notes": fitted.notes,
+            "warnings": list(warnings),
+            "seconds": round(seconds, 3),
+            "command": command,
+            "versions": versions(),
+        },
+    )
+    last = fitted.losses[-1] if fitted.losses else None
+    return Fit(Path(out), len(task.ids), chosen.left_out, last, seconds, warnings)
+
+
+def task_of(
+    encoder: Encoder, chosen: Selection, seed: int, *, labelled: bool = True, cache: Path | None = None
+) -> Task:
+    """What a defense learns from: the chosen images, read as they are needed.
+
+    Raises:
+        PictureError: from its ``image``, for a picture that cannot be read.
+    """
+    examples = chosen.data.examples
+
+    def image(place: int) -> Tensor:
+        return encoder.preprocess(chosen.data.read(examples[place]).pixels)
+
+    labels = [example.label for example in examples if example.label is not None]
+    return Task(
+        encoder=encoder,
+        classes=chosen.data.classes,
+        ids=[example.id for example in examples],
+        labels=labels if labelled else None,
+        image=image,
+        seed=seed,
+        cache=cache,
+        workers=default_workers(encoder.device),
+    )
