@@ -13,14 +13,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from titer.defenses.fit import OptimiserName, minimise
 from titer.defenses.objectives import cross_entropy
 from titer.defenses.task import Fitted, Task, Weights
 from titer.errors import InputError, unknown
-from titer.features.store import FeatureStore
+from titer.features.store import FeatureStore, Places
 from titer.features.views import CropAndFlip
 from titer.models.classifier import Classifier, Named, cosine_head
 from titer.models.encoder import Encoder
@@ -29,7 +28,6 @@ from titer.models.weights import fingerprint_of
 from titer.noise import BLOCK
 
 Setting = Literal["own", "paper"]
-Places = NDArray[np.int64]
 Objective = Callable[[Places, Places, Tensor], Tensor]
 """(places of images, places of their copies in the store, logits (images, copies, classes)) -> loss"""
 
@@ -200,8 +198,7 @@ def descend_context(
         return [lambda part=part: objective(part, copies, logits_of(part, copies)) for part in parts]  # type: ignore[misc]
 
     def logits_of(part: Places, copies: Places) -> Tensor:
-        features = torch.from_numpy(store.features[np.ix_(part, copies)].astype(np.float32))
-        return scale * features @ places.features(context).cpu().T
+        return scale * store.rows(part, copies) @ places.features(context).cpu().T
 
     history = minimise([context], losses, recipe.epochs, recipe.learning_rate, recipe.optimiser, recipe.warmup_rate)
     with torch.no_grad():

@@ -22,7 +22,6 @@ from torch import Tensor
 from titer.defenses.adaptation import EntropyStep, main_directions
 from titer.defenses.coop import (
     Objective,
-    Places,
     Recipe,
     Setting,
     agreement_with,
@@ -36,6 +35,7 @@ from titer.defenses.coop import (
 from titer.defenses.objectives import marginal_entropy
 from titer.defenses.task import Fitted, Task, Weights
 from titer.errors import InputError, unknown
+from titer.features.store import Places
 from titer.features.views import CropAndFlip
 from titer.models.classifier import Bank, Classifier, Named, bank_head, cosine_head
 from titer.models.encoder import Encoder
@@ -46,7 +46,8 @@ Mode = Literal["few-shot", "zero-shot", "combined", "offline", "bank"]
 
 _SIGMAS: dict[Setting, tuple[float, ...]] = {"paper": (0.25, 0.5, 0.75, 1.0), "own": (0.1, 0.25, 0.5, 1.0)}
 _START = "a medical image of"
-_MARGINAL = 10
+_MARGINAL = 10  # copies in an entropy
+_BATCH = 64  # images in a step without labels
 _PROBED = 64  # noisy copies whose gradients give the directions of per-draw steps
 
 
@@ -161,7 +162,7 @@ class PromptSmooth:
     def _directions(self, task: Task, recipe: Recipe, context: Tensor) -> Weights:
         store = task.store(self.noise, BLOCK)
         places = np.random.default_rng([task.seed, 2]).integers((len(task.ids), store.draws), size=(_PROBED, 2))
-        features = torch.from_numpy(store.features[places[:, 0], places[:, 1]].astype(np.float32))
+        features = torch.cat([store.rows(place[:1], place[1:])[0] for place in places])
         sentences = class_sentences(task.encoder, task.classes, recipe)
         return {"directions": main_directions(sentences, context, features, task.encoder.logit_scale)}
 
@@ -172,6 +173,8 @@ class PromptSmooth:
         recipe = self.recipe()
         if self.setting == "paper":
             recipe = replace(recipe, copies=_MARGINAL)  # the entropy of one copy's prediction is not a marginal one
+        else:
+            recipe = replace(recipe, batch=_BATCH, epochs=max(1, recipe.epochs // 4))  # as many steps, of fewer images
         store = task.store(self.noise, recipe.store, CropAndFlip() if recipe.crops else None)
         if self.setting == "paper":
             return descend_context(task, recipe, store, _mean_entropy, "marginal entropy")
@@ -186,7 +189,7 @@ class PromptSmooth:
         recipe, labels = self.recipe(), task.targets
         store = task.store(self.noise, recipe.store, CropAndFlip() if recipe.crops else None)
         start = learn_context(task, recipe, self.noise)
-        rows = torch.from_numpy(np.asarray(store.features, np.float32))
+        rows = store.everything()
         regions = KMeans(self.members, n_init=4, random_state=task.seed).fit(rows.flatten(0, 1).numpy())
         centres = F.normalize(torch.from_numpy(regions.cluster_centers_).float(), dim=-1)
         region = (rows @ centres.T).argmax(dim=-1)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,27 +27,36 @@ from titer.models.encoder import Encoder
 from titer.noise import BLOCK, NoiseStream
 from titer.progress import progress
 
+Half = NDArray[np.float16]
+Places = NDArray[np.int64]
+
+_IN_MEMORY = 2**31  # bytes; a larger store stays on its disk, where it has one
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureStore:
     """Unit features of noisy copies of images, in half precision.
 
     Args:
-        features: (images, draws, dim) float16; an array on disk where the store has a directory.
+        images: one array (draws, dim) for each image, in memory or mapped from disk.
         sigmas: standard deviation of the noise of each draw (images, draws), in [0, 1] pixel units.
     """
 
-    features: NDArray[np.float16]
+    images: Sequence[Half]
     sigmas: NDArray[np.float32]
 
     @property
     def draws(self) -> int:
         """Noisy copies of each image."""
-        return int(self.features.shape[1])
+        return int(self.sigmas.shape[1])
 
-    def rows(self, images: Sequence[int] | NDArray[np.int64], draws: slice) -> Tensor:
-        """Features (images, draws, dim) in float32."""
-        return torch.from_numpy(self.features[np.asarray(images), draws].astype(np.float32))
+    def rows(self, images: Places, draws: Places) -> Tensor:
+        """Features (images, draws, dim) in float32 of these draws of these images."""
+        return torch.from_numpy(np.stack([self.images[image][draws] for image in images]).astype(np.float32))
+
+    def everything(self) -> Tensor:
+        """Features (images, draws, dim) in float32 of all draws."""
+        return self.rows(np.arange(len(self.images)), np.arange(self.draws))
 
 
 def build_store(
@@ -61,17 +71,17 @@ def build_store(
     directory: Path | None = None,
     workers: int = 2,
 ) -> FeatureStore:
-    """Features of ``draws`` noisy copies of each image; the sigmas take turns, beginning at a place that depends on the image.
+    """Features of noisy copies of each image; the sigmas take turns, beginning at a place that depends on the image.
 
     Args:
         encoder: the frozen dual encoder.
         image: place -> image (3, size, size) in [0, 1].
-        ids: of the images; each may occur once.
+        ids: of the images.
         sigmas: standard deviations of the noise; 0 is a clean copy.
         draws: copies of each image.
         seed: of the noise.
         views: a random crop of its own for each copy, before the noise.
-        directory: where to keep it, and to look for one of the same content. It takes ``size_of(...)`` bytes.
+        directory: where to keep a file for each image, and to look for those of an earlier store.
         workers: threads. Changes no number.
 
     Raises:
@@ -81,41 +91,42 @@ def build_store(
     if draws < 1 or draws % BLOCK:
         raise InputError(f"draws of a feature store: expected a multiple of {BLOCK}, got {draws}")
     turns = np.stack([_turns(sample, sigmas, draws) for sample in ids])
-    facts = [encoder.fingerprint, list(ids), list(sigmas), draws, seed, repr(views), BLOCK]
-    file = None if directory is None else directory / f"{_name(facts)}.npy"
-    if file is not None and file.exists():
-        return FeatureStore(np.load(file, mmap_mode="r"), turns)
-    features = _empty(file, (len(ids), draws, encoder.dim))
-    stream = NoiseStream(seed, "fit")
+    bytes_needed = len(ids) * draws * encoder.dim * np.dtype(np.float16).itemsize
+    mapped: Literal["r"] | None = "r" if directory is not None and bytes_needed > _IN_MEMORY else None
 
-    def fill(place: int) -> None:
-        pixels = image(place)
-        for block in range(draws // BLOCK):
-            rows = slice(block * BLOCK, (block + 1) * BLOCK)
-            shown = (
-                [pixels] if views is None else [views(pixels, ids[place], seed, view) for view in range(draws)[rows]]
-            )
-            levels = torch.from_numpy(turns[place, rows])
-            noise = noisy_images(torch.zeros_like(pixels), ids[place], levels, stream, block)
-            with torch.inference_mode():
-                found = encoder.encode_image((noise + torch.stack(shown)).to(encoder.device))
-            features[place, rows] = found.cpu().numpy()
-            advance()
-        if not np.isfinite(features[place]).all():
-            raise RunError(f"{encoder.name} gave nan or infinity for {ids[place]}; nothing can be learned from it")
+    def features_of(place: int) -> Half:
+        facts = [encoder.fingerprint, ids[place], list(sigmas), draws, seed, repr(views), BLOCK]
+        file = None if directory is None else directory / f"{_name(facts)}.npy"
+        if file is None or not file.exists():
+            found = _features(encoder, image(place), ids[place], turns[place], seed, views)
+            if file is None:
+                advance()
+                return found
+            _keep(found, file)
+        advance()
+        return np.asarray(np.load(file, mmap_mode=mapped))
 
     with (
         ThreadPoolExecutor(workers, initializer=one_thread) as pool,
-        progress("features", len(ids) * draws // BLOCK) as advance,
+        progress(f"features ({bytes_needed / 1e6:.0f} MB)", len(ids)) as advance,
     ):
-        for _ in pool.map(fill, range(len(ids))):
-            pass
-    return FeatureStore(_keep(features, file), turns)
+        return FeatureStore(tuple(pool.map(features_of, range(len(ids)))), turns)
 
 
-def size_of(images: int, draws: int, dim: int) -> int:
-    """Bytes that a store takes, in memory or on disk."""
-    return images * draws * dim * np.dtype(np.float16).itemsize
+def _features(
+    encoder: Encoder, image: Tensor, sample: str, sigmas: NDArray[np.float32], seed: int, views: CropAndFlip | None
+) -> Half:
+    stream, found = NoiseStream(seed, "fit"), []
+    for block in range(len(sigmas) // BLOCK):
+        rows = range(block * BLOCK, (block + 1) * BLOCK)
+        shown = [image] if views is None else [views(image, sample, seed, view) for view in rows]
+        noise = noisy_images(torch.zeros_like(image), sample, torch.from_numpy(sigmas[rows]), stream, block)
+        with torch.inference_mode():
+            found.append(encoder.encode_image((noise + torch.stack(shown)).to(encoder.device)).cpu().half().numpy())
+    features = np.concatenate(found)
+    if not np.isfinite(features).all():
+        raise RunError(f"{encoder.name} gave nan or infinity for {sample}; nothing can be learned from it")
+    return features
 
 
 def _turns(sample: str, sigmas: Sequence[float], draws: int) -> NDArray[np.float32]:
@@ -127,18 +138,10 @@ def _name(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
-def _empty(file: Path | None, shape: tuple[int, ...]) -> NDArray[np.float16]:
-    if file is None:
-        return np.empty(shape, np.float16)
+def _keep(features: Half, file: Path) -> None:
+    """Written under another name first, so that a half-written file is never taken for a store."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(file.with_suffix(".partial"), mode="w+", dtype=np.float16, shape=shape)
-
-
-def _keep(features: NDArray[np.float16], file: Path | None) -> NDArray[np.float16]:
-    """A finished store on disk gets its name at once, so that a half-written one is never taken for it."""
-    if file is None:
-        return features
-    if isinstance(features, np.memmap):
-        features.flush()
-    file.with_suffix(".partial").replace(file)
-    return np.asarray(np.load(file, mmap_mode="r"))
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.save(stream, features)
+    partial.replace(file)
