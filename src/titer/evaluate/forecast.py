@@ -15,7 +15,7 @@ from titer.data.splits import limited
 from titer.errors import PictureError
 from titer.evaluate.machine import default_workers, peak_memory
 from titer.evaluate.plan import Plan
-from titer.evaluate.session import affordable_workers, job_of, probe
+from titer.evaluate.session import affordable_workers, job_of, prepare, probe
 from titer.features.stream import one_thread
 
 _PILOT = 8  # images whose selection draws are made to guess how hard the data are
@@ -82,7 +82,8 @@ def _pilot(chosen: Plan, workers: int) -> Iterator[tuple[float, float]]:
             except PictureError:
                 continue
             for sigma in chosen.sigmas:
-                yield job_of(chosen, Predict(n=_PILOT_DRAWS), image, example.id, sigma)
+                prepared = prepare(chosen, image, example.id, sigma)
+                yield job_of(chosen, Predict(n=_PILOT_DRAWS), prepared, image, example.id, sigma)
 
     for finished in run_jobs(jobs(), workers, 2 * workers, one_thread):
         counts = finished.statement.counts

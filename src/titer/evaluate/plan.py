@@ -163,7 +163,7 @@ def plan(
     limit: int | None = None,
     seed: int | None = None,
     joint: bool = False,
-    guarantee: str | None = None,
+    guarantee: str | Mapping[str, str] | None = None,
     noise_channels: int = 3,
     by: Sequence[str] = (),
     new_classes: bool = False,
@@ -185,7 +185,8 @@ def plan(
         limit: how many images, class-balanced.
         seed: of the noise; a fresh one of the operating system unless given.
         joint: share alpha among all statements of the run, so that all hold together.
-        guarantee: what the certificates should say (docs/guarantees.md).
+        guarantee: what the certificates of prompt sets that adapt to the image should say (docs/guarantees.md); for all
+            of them, or by name.
         noise_channels: 1 draws once and replicates, for one-channel pictures.
         by: columns of the table that records carry.
         new_classes: let learned prompts that are not bound to their classes move to other ones.

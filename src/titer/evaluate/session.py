@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shlex
 import sys
 import time
@@ -81,7 +82,8 @@ class Probe:
 def probe(chosen: Plan, blocks: int = 1) -> Probe:
     """Measure what a block of draws costs on one worker."""
     image = torch.zeros(3, chosen.encoder.size, chosen.encoder.size)
-    vote = job_of(chosen, chosen.method, image, "\x00probe", chosen.sigmas[0]).vote  # no sample has such an id
+    sample = "\x00probe"  # no sample has such an id
+    vote = partial(prepare(chosen, image, sample, chosen.sigmas[0]).voter, image, sample, chosen.sigmas[0])
     before = peak_memory()
     with threads(1):
         vote("show", 0)
@@ -100,6 +102,7 @@ class _Session:
         self.images = images
         self.failed: dict[str, str] = {}
         self.seen: dict[str, Record] = {}
+        self.before: dict[tuple[str, float], tuple[tuple[int, ...], tuple[float, ...]]] = {}
 
     @property
     def complete(self) -> bool:
@@ -158,7 +161,9 @@ class _Session:
                     self.advance()
                 continue
             for sigma in sigmas:
-                yield job_of(self.plan, self.plan.method, image, example.id, sigma)
+                prepared = prepare(self.plan, image, example.id, sigma)
+                self.before[example.id, sigma] = prepared.clean, prepared.seconds
+                yield job_of(self.plan, self.plan.method, prepared, image, example.id, sigma)
 
     def _unfinished(self, example: Example, sigma: float) -> bool:
         return any(self.plan.key(example, prompts, sigma) not in self.writer.done for prompts in self.plan.votings)
@@ -183,11 +188,15 @@ class _Session:
 
     def _record(self, finished: Finished) -> None:
         prompts = list(self.plan.votings)[finished.place]
+        clean, seconds = self.before[finished.job.sample, finished.job.sigma]
         warnings = self.plan.warnings(prompts, finished.job.sigma)
+        adapting = self.plan.votings[prompts].guarantee == "conditional"
         record = {
             **self.seen[finished.job.sample],
             "prompts": prompts,
             **finished.statement.fields(),
+            "clean_prediction": clean[finished.place],
+            **({"adapt_seconds": round(seconds[finished.place], 4)} if adapting else {}),
             **({"warnings": warnings} if warnings else {}),
             "channels": self.plan.channels,
             "seconds": round(finished.seconds, 4),
@@ -197,18 +206,42 @@ class _Session:
             self.writer.append(record)
 
 
-def job_of(chosen: Plan, method: Rule, image: Tensor, sample: str, sigma: float) -> Job:
-    """One image at one sigma under all prompt sets. Those that adapt to the image do so here."""
-    votings = list(chosen.votings.values())
-    ballots = [voting.ballot(image, sample, sigma) for voting in votings]
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What is known of an image at one sigma before its first vote.
+
+    Args:
+        voter: all prompt sets; those that adapt to the image have done so.
+        clean: each one's answer without noise.
+        seconds: that each one's adaptation took.
+    """
+
+    voter: Voter
+    clean: tuple[int, ...]
+    seconds: tuple[float, ...]
+
+
+def prepare(chosen: Plan, image: Tensor, sample: str, sigma: float) -> _Prepared:
+    """Let every prompt set see an image (3, size, size): what its guarantee allows it to."""
+    ballots, times = [], [time.perf_counter()]
+    for voting in chosen.votings.values():
+        ballots.append(voting.ballot(image, sample, sigma))
+        times.append(time.perf_counter())
     voter = Voter(ballots, chosen.seed, chosen.channels)
+    seconds = tuple(after - before for before, after in itertools.pairwise(times))
+    return _Prepared(voter, tuple(voter.clean(image)), seconds)
+
+
+def job_of(chosen: Plan, method: Rule, prepared: _Prepared, image: Tensor, sample: str, sigma: float) -> Job:
+    """One image at one sigma under all prompt sets."""
+    rows = [ballot.rows for ballot in prepared.voter.ballots]
     return Job(
         sample=sample,
         sigma=sigma,
-        vote=partial(voter, image, sample, sigma),
-        procedures=[voting.procedure(method, sigma, chosen.alpha, chosen.gap) for voting in votings],
-        classes=max(len(chosen.data.classes), *(ballot.rows for ballot in ballots)),
-        rows=[ballot.rows for ballot in ballots],
+        vote=partial(prepared.voter, image, sample, sigma),
+        procedures=[voting.procedure(method, sigma, chosen.alpha, chosen.gap) for voting in chosen.votings.values()],
+        classes=max(len(chosen.data.classes), *rows),
+        rows=rows,
     )
 
 

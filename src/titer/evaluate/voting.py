@@ -18,38 +18,38 @@ from titer.models.classifier import Bank, Classifier
 _ADAPTING: tuple[Guarantee, ...] = ("conditional", "per-draw", "product")
 
 
-def guarantees(classifiers: Mapping[str, Classifier], asked: str | None) -> dict[str, Guarantee]:
+def guarantees(classifiers: Mapping[str, Classifier], asked: str | Mapping[str, str] | None) -> dict[str, Guarantee]:
     """Which statement each prompt set's certificates will make.
 
     A fixed classifier's is ``fixed``, a bank's ``bank``; one that adapts to the image needs to be told.
 
+    Args:
+        classifiers: prompt sets by name.
+        asked: a guarantee for all of them, or one by name.
+
     Raises:
         GuaranteeError: for a guarantee that a prompt set cannot have, or that an adapting one is not told.
     """
-    if asked is not None and asked not in get_args(Guarantee):
-        raise unknown("guarantee", asked, get_args(Guarantee))
-    own = {name: _own(classifier) for name, classifier in classifiers.items()}
-    found: dict[str, Guarantee] = {}
-    for name, guarantee in own.items():
-        if guarantee is not None:
-            found[name] = guarantee
-        elif asked in _ADAPTING:
-            found[name] = asked
-        else:
-            raise GuaranteeError(
-                f"prompt set {name!r} changes with the image it is shown, so a certificate of the guarantee "
-                f"{asked or 'fixed'!r} would claim more than is proven; expected --guarantee {', '.join(_ADAPTING)}"
-            )
-    if asked is not None and asked not in found.values():
+    wanted = asked if isinstance(asked, Mapping) else dict.fromkeys(classifiers, asked)
+    for name in set(wanted.values()) - {None}:
+        if name not in get_args(Guarantee):
+            raise unknown("guarantee", str(name), get_args(Guarantee))
+    found = {name: _guarantee(name, classifier, wanted.get(name)) for name, classifier in classifiers.items()}
+    if isinstance(asked, str) and asked not in found.values():
         kinds = ", ".join(f"{name} is {guarantee}" for name, guarantee in found.items())
         raise GuaranteeError(f"guarantee {asked!r}: no prompt set of this run can have it ({kinds})")
     return found
 
 
-def _own(classifier: Classifier) -> Guarantee | None:
-    if classifier.adapts_to_input:
-        return None
-    return "bank" if isinstance(classifier, Bank) else "fixed"
+def _guarantee(name: str, classifier: Classifier, asked: str | None) -> Guarantee:
+    if not classifier.adapts_to_input:
+        return "bank" if isinstance(classifier, Bank) else "fixed"
+    if asked not in _ADAPTING:
+        raise GuaranteeError(
+            f"prompt set {name!r} changes with the image it is shown, so a certificate of the guarantee "
+            f"{asked or 'fixed'!r} would claim more than is proven; expected --guarantee {', '.join(_ADAPTING)}"
+        )
+    return asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,7 @@ class Voting:
         """
         classifier, adaptation = self.classifier, self.classifier.adaptation
         if isinstance(classifier, Bank):
-            return fixed_ballot(classifier.encoder, classifier.selector, *classifier.members)
+            return fixed_ballot(classifier.encoder, classifier.selector, *classifier.members, head=classifier.head)
         if adaptation is None:
             return fixed_ballot(classifier.encoder, classifier.head)
         if self.guarantee == "conditional":
@@ -89,7 +89,8 @@ class Voting:
             own = features[:, None] if self.guarantee == "per-draw" else copies
             return torch.stack([adaptation.to_copies(own, features).argmax(dim=1)])
 
-        return Ballot(classifier.encoder, votes, copies=adaptation.copies if self.guarantee == "product" else 0)
+        copies = adaptation.copies if self.guarantee == "product" else 0
+        return Ballot(classifier.encoder, votes, classifier.head, copies=copies)
 
     def procedure(self, rule: Rule, sigma: float, alpha: float, gap: float) -> Procedure:
         """The certifier at work for one image."""

@@ -103,23 +103,25 @@ class Ballot:
         encoder: whose features it votes on.
         votes: features of a block of draws (BLOCK, dim), and of the noisy copies that each draw has of its own
             (BLOCK, copies, dim), to class indices (rows, BLOCK).
+        head: the answer without noise, on features of the clean image.
         rows: votes that a draw casts; more than one for a bank.
         copies: noisy copies that each draw has of its own.
     """
 
     encoder: Encoder
     votes: Callable[[Tensor, Tensor], Tensor]
+    head: Head
     rows: int = 1
     copies: int = 0
 
 
-def fixed_ballot(encoder: Encoder, *heads: Head) -> Ballot:
-    """Each head votes for its largest logit."""
+def fixed_ballot(encoder: Encoder, *heads: Head, head: Head | None = None) -> Ballot:
+    """Each head votes for its largest logit; ``head`` (the first one unless given) answers without noise."""
 
     def votes(features: Tensor, copies: Tensor) -> Tensor:  # noqa: ARG001
         return torch.stack([head(features).argmax(dim=1) for head in heads])
 
-    return Ballot(encoder, votes, len(heads))
+    return Ballot(encoder, votes, head or heads[0], len(heads))
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +149,13 @@ class Voter:
                 for ballot in self.ballots
             ]
             return torch.cat(rows).cpu().numpy()
+
+    def clean(self, image: Tensor) -> list[int]:
+        """Each prompt set's answer to the image (3, height, width) itself, without noise."""
+        with torch.inference_mode():
+            encoders = dict.fromkeys(ballot.encoder for ballot in self.ballots)
+            features = {encoder: encoder.encode_image(image[None]) for encoder in encoders}
+            return [int(ballot.head(features[ballot.encoder]).argmax()) for ballot in self.ballots]
 
     def _copies(self, ballot: Ballot, image: Tensor, sample: str, sigma: float, purpose: Purpose, block: int) -> Tensor:
         """Features (BLOCK, copies, dim) of the copies that each draw of a block has of its own.
