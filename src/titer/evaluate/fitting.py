@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from titer.data.example import Data
 from titer.data.shots import Selection, select
 from titer.defenses import DEFENSES, Defense, Task
 from titer.defenses.adapter import check_directory, facts_of, write_adapter
@@ -48,7 +49,7 @@ class Fit:
 def fit(
     defense: str | Defense,
     model: str | Encoder,
-    data: str | Path,
+    data: str | Path | Data,
     *,
     out: str | Path,
     shots: int | None = 16,
@@ -65,7 +66,7 @@ def fit(
     Args:
         defense: a defense, or the name of one.
         model: a model's name, or an encoder.
-        data: a data set's name or directory.
+        data: a data set's name or directory, or a loaded one with all its splits.
         out: the directory to write.
         shots: images of each class; None for all. A fit without labels takes at most 256 images of any class.
         seed: which shots, and everything random in the fit.
@@ -87,7 +88,7 @@ def fit(
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     encoder = model if isinstance(model, Encoder) else load_model(model, device=device)
     chosen = select(
-        str(data), count=shots if method.needs_labels else UNLABELLED, seed=seed, upstream=encoder.upstream,
+        data if isinstance(data, Data) else str(data), count=shots if method.needs_labels else UNLABELLED, seed=seed, upstream=encoder.upstream,
         allow=allow, split=split, labelled=method.needs_labels,
     )  # fmt: skip
     task = task_of(encoder, chosen, seed, labelled=method.needs_labels, cache=None if cache is None else Path(cache))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from titer.errors import InputError
@@ -80,10 +80,19 @@ def report(runs: Sequence[Run | str | Path], out: Path | str, by: str | None = N
     opened = [run if isinstance(run, Run) else open_results(Path(run)) for run in runs]
     if not opened:
         raise InputError("no run to report: expected at least one run directory or per-image file")
-    page, out = render([section(part, by) for part in by_data(opened)]), Path(out)
+    return write_page(render([section(part, by) for part in by_data(opened)]), out)
+
+
+def write_page(text: str, out: Path | str) -> Path:
+    """Write a page, with the directories above it.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+    out = Path(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page, encoding="utf-8")
+        out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror}") from error
     return out
@@ -91,6 +100,11 @@ def report(runs: Sequence[Run | str | Path], out: Path | str, by: str | None = N
 
 def render(sections: Sequence[Section]) -> str:
     """The page as text."""
+    return template("page.html.jinja").render(sections=sections)
+
+
+def template(name: str) -> Template:
+    """A template of this package."""
     environment = Environment(
         loader=PackageLoader("titer", "report"),
         autoescape=True,
@@ -99,7 +113,7 @@ def render(sections: Sequence[Section]) -> str:
         undefined=StrictUndefined,
     )
     environment.tests["share"] = lambda value: isinstance(value, Share)
-    return environment.get_template("page.html.jinja").render(sections=sections)
+    return environment.get_template(name)
 
 
 def by_data(runs: Sequence[Run]) -> list[list[Run]]:

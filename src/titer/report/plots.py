@@ -13,8 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from titer.report.tables import Line, radius_text, votes
+from titer.results.study import Arm
 from titer.results.summary import Cell, groups, largest_provable, radii, radii_shown
 from titer.statistics import curves
+from titer.statistics.ranking import balanced_mean
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, told apart without colour vision; strokes and marks differ as well."""
@@ -73,6 +75,73 @@ def curve_figure(parts: Sequence[Line]) -> str:
         panels[0].set_ylabel("certified accuracy" if any(line.cell.labelled for line in parts) else "share certified")
         _legend(figure, names)
         return _svg(figure, "curve")
+
+
+def arm_figure(arms: Sequence[Arm], at: Sequence[float]) -> str:
+    """Certified accuracy of compared methods at a few radii: a panel for each sigma, a line for each method.
+
+    Of each method the arm with the most shots is drawn, mean over fits; points are joined by steps, as between two radii the
+    lower value is proven.
+    """
+    sigmas, names = _panels_and_names(arms)
+    with rc_context(_LOOK):
+        figure, panels = _panels(len(sigmas), 3.4)
+        for sigma, axes in zip(sigmas, panels, strict=True):
+            last = {arm.entry: arm for arm in arms if arm.sigma == sigma}
+            shown = [radius for radius in at if radius <= largest_provable(next(iter(last.values())).parts[0])]
+            for arm in last.values():
+                values = [balanced_mean(arm.certified(radius), arm.labels, arm.groups).estimate for radius in shown]
+                _line(axes, shown, values, names.index(arm.entry), arm.entry, steps=True)
+            axes.set(title=f"sigma {sigma:g}", xlabel="L2 radius")
+            axes.set_xticks(shown, [radius_text(radius) for radius in shown])
+            _share_axis(axes)
+        panels[0].set_ylabel("certified accuracy")
+        _legend(figure, names)
+        return _svg(figure, "arms")
+
+
+def shots_figure(arms: Sequence[Arm], radius: float) -> str:
+    """Certified accuracy at one radius against shots, mean over fits; methods that need no labels are level lines."""
+    reached = [arm for arm in arms if largest_provable(arm.parts[0]) >= radius]
+    sigmas, names = _panels_and_names(reached)
+    counts = sorted({arm.shots for arm in reached if arm.shots is not None})
+    with rc_context(_LOOK):
+        figure, panels = _panels(len(sigmas), 3.0)
+        for sigma, axes in zip(sigmas, panels, strict=True):
+            for name in names:
+                own = [arm for arm in reached if (arm.entry, arm.sigma) == (name, sigma)]
+                values = [balanced_mean(arm.certified(radius), arm.labels, arm.groups).estimate for arm in own]
+                level = len(own) == 1 and own[0].shots is None
+                places = counts if level else [arm.shots or 0 for arm in own]
+                _line(axes, places, values * len(counts) if level else values, names.index(name), name)
+            axes.set(title=f"sigma {sigma:g}", xlabel="shots", xscale="log")
+            axes.set_xticks(counts, [str(count) for count in counts])
+            axes.minorticks_off()
+            _share_axis(axes)
+        panels[0].set_ylabel(f"certified accuracy at r = {radius_text(radius)}")
+        _legend(figure, names)
+        return _svg(figure, "shots")
+
+
+def _panels_and_names(arms: Sequence[Arm]) -> tuple[list[float], list[str]]:
+    return list(dict.fromkeys(arm.sigma for arm in arms)), list(dict.fromkeys(arm.entry for arm in arms))
+
+
+def _line(
+    axes: Axes, at: Sequence[float], values: Sequence[float], place: int, name: str, *, steps: bool = False
+) -> None:
+    axes.plot(
+        at,
+        values,
+        drawstyle="steps-pre" if steps else "default",
+        color=LINES[place % len(LINES)],
+        linestyle=_STROKES[place % len(_STROKES)],
+        marker=_MARKS[place // len(LINES) % len(_MARKS)],
+        markersize=4,
+        linewidth=1.6,
+        clip_on=False,
+        label=name,
+    )
 
 
 def reliability_figure(parts: Sequence[Line]) -> str | None:

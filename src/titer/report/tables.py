@@ -25,7 +25,7 @@ from titer.statistics.ranking import (
     reliability,
 )
 
-_MISSING = "–"
+MISSING = "–"
 _FINE = 200  # images from which on a tenth of a percent is shown
 
 
@@ -131,7 +131,7 @@ def certified_table(parts: Sequence[Line]) -> Table:
 def _certified_row(line: Line, shown: Sequence[float]) -> tuple[Value, ...]:
     cell = line.cell
     own, reach = set(radii_shown(cell)), radii(cell.counted)
-    shares = [_share_at(cell, radius) if radius in own else _MISSING for radius in shown]
+    shares = [_share_at(cell, radius) if radius in own else MISSING for radius in shown]
     average = rounded_down(curves.average_certified_radius(cell.good, reach), 3)
     return (line.name, cell.sigma_text, *shares, average)
 
@@ -163,7 +163,7 @@ def _answers_row(line: Line, silent: Sequence[str]) -> tuple[Value, ...]:
     cell = line.cell
     without = _share(np.array([record["prediction"] < 0 for record in cell.records]), cell.records)
     own = "not certified at r" if cell.asks_one_radius else "no answer"
-    right = _share(cell.good, cell.counted) if cell.labelled and not cell.asks_one_radius else _MISSING
+    right = _share(cell.good, cell.counted) if cell.labelled and not cell.asks_one_radius else MISSING
     draws = [record["draws"] + record.get("draws0", 0) for record in cell.records if "draws" in record]
     sequential = any("open" in record for record in cell.records)
     return (
@@ -171,9 +171,9 @@ def _answers_row(line: Line, silent: Sequence[str]) -> tuple[Value, ...]:
         cell.sigma_text,
         str(len(cell.records)),
         right,
-        *(without if name == own else _MISSING for name in silent),
-        f"{np.mean(draws):,.0f}" if draws else _MISSING,
-        str(cell.left_open) if sequential else _MISSING,
+        *(without if name == own else MISSING for name in silent),
+        f"{np.mean(draws):,.0f}" if draws else MISSING,
+        str(cell.left_open) if sequential else MISSING,
     )
 
 
@@ -240,7 +240,7 @@ def class_table(line: Line) -> Table | None:
 
 
 def _of(interval: Interval, images: int, percent: bool = True) -> Value:
-    return Share(interval, images, percent=percent) if interval.estimate == interval.estimate else _MISSING
+    return Share(interval, images, percent=percent) if interval.estimate == interval.estimate else MISSING
 
 
 def subgroup_table(line: Line, column: str) -> Table:

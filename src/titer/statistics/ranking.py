@@ -90,21 +90,31 @@ def class_results(
 def balanced_accuracy(labels: Labels, predictions: Labels, groups: Groups) -> Interval:
     """Mean sensitivity over the classes that have images.
 
-    The interval takes the linearised variance over groups as a number of independent samples, as ``clustered`` does; never
-    more than would give this variance if all classes were equally hard.
-
     Args:
         labels: (images,) class indices.
         predictions: (images,) class indices, -1 for abstention.
         groups: one per image.
     """
+    return balanced_mean((predictions == labels).astype(float), labels, groups)
+
+
+def balanced_mean(values: NDArray[np.float64], labels: Labels, groups: Groups) -> Interval:
+    """Mean over the classes that have images of the mean of their images' values.
+
+    The interval takes the linearised variance over groups as a number of independent samples, as ``clustered`` does; never
+    more than would give this variance if all classes were equally hard.
+
+    Args:
+        values: (images,) in [0, 1].
+        labels: (images,) class indices.
+        groups: one per image.
+    """
     if len(labels) == 0:
         return NOTHING
     _, classes, images = np.unique(labels, return_inverse=True, return_counts=True)
-    right = (predictions == labels).astype(float)
-    sensitivity = np.bincount(classes, weights=right) / images
-    mean = float(sensitivity.mean())
-    influence = (right - sensitivity[classes]) / images[classes] / len(images)
+    means = np.bincount(classes, weights=values) / images
+    mean = float(means.mean())
+    influence = (values - means[classes]) / images[classes] / len(images)
     most = len(images) ** 2 / float(np.sum(1 / images))
     return effective(mean, independent_samples(mean, influence, group_codes(groups), most))
 

@@ -1,0 +1,44 @@
+"""titer run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from titer.cli import options as o
+from titer.cli.output import note
+from titer.cli.values import settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("run")(run)
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/promptsmooth/brain_mri.toml.")],
+    out: Annotated[Path, typer.Option("--out", help="Directory; the same command goes on where it stopped.")],
+    model: Annotated[str | None, typer.Option("--model", help="In the place of the recipe's.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="In the place of the recipe's.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A key of the recipe, as data.limit=20, or size=quick, size=full; repeatable."),
+    ] = None,
+    seed: o.Seed = None,
+    workers: o.Workers = None,
+    device: o.Device = None,
+) -> None:
+    """Run a comparison: fit every method of a recipe, certify all of them on the same noise, and write the page.
+
+    Example: titer run recipes/promptsmooth/phantoms.toml --set size=quick --out runs/phantoms
+    """
+    from titer.config import read_recipe
+    from titer.evaluate.study import run_study
+    from titer.report.comparison import compare_page
+
+    study = read_recipe(recipe, model=model, data=data, changes=settings(set_ or ()))
+    with o.told(out):
+        run_study(study, out, seed=seed, device=device, workers=workers, command=o.command())
+    note(f"wrote {compare_page([out], out / 'report.html')}")
