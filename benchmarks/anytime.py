@@ -2,8 +2,9 @@
 
 `python benchmarks/anytime.py --data ../shared/data --out FILE.jsonl [--limit 100]` goes on where it stopped; with
 `--summary` it only prints. Per image, one pass of noise serves four questions: one radius at cap 100,000 for r in
-{0.1, 0.25, 0.5}, and the curve {0, 0.1, 0.25, 0.5} at cap 10,000; each counts the draws that it would have used alone,
-selection draws included. The fixed rule (Clopper-Pearson at 100,000) is computed where the outcome could differ: for
+{0.1, 0.25, 0.5}, the curve {0, 0.1, 0.25, 0.5} at cap 10,000, and a longer one that goes on to 0.75 (3 sigma), which few
+images reach and many must be counted to the cap for; each counts the draws that it would have used alone, selection draws
+included. The fixed rule (Clopper-Pearson at 100,000) is computed where the outcome could differ: for
 images left open, and for those refuted while their 99.9 % interval still holds p0.
 """
 
@@ -31,12 +32,16 @@ from titer.statistics.intervals import lower_bound, upper_bound
 
 SETS = ("mednist", "brain_mri", "lung_histology", "blood_cells")
 SIGMA, ALPHA, CAP, CURVE_CAP, SEED = 0.25, 0.001, 100_000, 10_000, 1
-RADII, CURVE = (0.1, 0.25, 0.5), (0.0, 0.1, 0.25, 0.5)
-METHODS = (*(Anytime(n=CAP, radii=(radius,)) for radius in RADII), Anytime(n=CURVE_CAP, radii=CURVE))
+RADII = (0.1, 0.25, 0.5)
+CURVES = {"curve": (0.0, *RADII), "long curve": (0.0, *RADII, 0.75)}
+METHODS = {
+    **{f"r={radius:g}": Anytime(n=CAP, radii=(radius,)) for radius in RADII},
+    **{name: Anytime(n=CURVE_CAP, radii=radii) for name, radii in CURVES.items()},
+}
 
 
 def record(data: Data, label: int | None, name: str, place: int, certificate: Certificate) -> dict[str, Any]:
-    question = f"r={RADII[place]:g}" if place < len(RADII) else "curve"
+    question = list(METHODS)[place]
     return {
         "set": data.name, "sample_id": name, "question": question, "label": label, "prediction": certificate.prediction,
         "candidate": int(np.argmax(certificate.counts0)), "radius": certificate.radius, "draws": certificate.draws,
@@ -70,18 +75,15 @@ def run(data: Data, done: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """Lines for every image of a set that has none yet."""
     labels = {example.id: example.label for example in data.examples}
     todo = [example.id for example in data.examples if (data.name, example.id) not in done]
-    for finished in run_jobs(jobs_of(data, todo, METHODS), cores(), 2 * cores() + 2, one_thread):
+    for finished in run_jobs(jobs_of(data, todo, list(METHODS.values())), cores(), 2 * cores() + 2, one_thread):
         assert isinstance(finished.statement, Certificate)
         yield record(data, labels[finished.job.sample], finished.job.sample, finished.place, finished.statement)
 
 
 def settle(data: Data, lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The fixed rule itself for the lines of a set where its outcome could differ."""
-    uncertain = [
-        line
-        for line in lines
-        if line["set"] == data.name and line["question"] != "curve" and not fixed_outcome(line)[1]
-    ]
+    """The fixed rule itself for the lines of a set where it could change certified accuracy."""
+    asked = [line for line in lines if line["set"] == data.name and line["question"] not in CURVES]
+    uncertain = [line for line in asked if line["candidate"] == line["label"] and not fixed_outcome(line)[1]]
     for finished in run_jobs(
         jobs_of(data, [line["sample_id"] for line in uncertain], [Gaussian(n=CAP)]), cores(), 20, one_thread
     ):
@@ -108,14 +110,14 @@ def summarise(lines: list[dict[str, Any]]) -> None:
     ratios = []
     print("set | question | images | mean draws | median | fixed / anytime | certified | by the fixed rule | uncertain")
     for name in SETS:
-        for question in (*(f"r={radius:g}" for radius in RADII), "curve"):
+        for question in METHODS:
             own = [line for line in lines if line["set"] == name and line["question"] == question]
             if own:
                 draws = np.array([line["draws"] + 100 for line in own])
-                ratio = ((CURVE_CAP if question == "curve" else CAP) + 100) / draws.mean()
+                ratio = (METHODS[question].n + 100) / draws.mean()
                 start = f"{name} | {question} | {len(own)} | {draws.mean():.0f} | {np.median(draws):.0f}"
-                print(f"{start} | {_curve_cells(own, ratio) if question == 'curve' else _decide_cells(own, ratio)}")
-                ratios += [] if question == "curve" else [ratio]
+                print(f"{start} | {_curve_cells(own, ratio) if question in CURVES else _decide_cells(own, ratio)}")
+                ratios += [] if question in CURVES else [ratio]
     together = len(ratios) / sum(1 / ratio for ratio in ratios)
     print(
         f"ratios of {len(ratios)} cells: mean {np.mean(ratios):.1f}, geometric mean {np.exp(np.mean(np.log(ratios))):.1f}"
@@ -126,10 +128,11 @@ def summarise(lines: list[dict[str, Any]]) -> None:
 def _curve_cells(own: list[dict[str, Any]], ratio: float) -> str:
     """Share of the draws, largest difference of certified accuracy over the grid, images where it is uncertain."""
     right = [line for line in own if line["candidate"] == line["label"]]
+    radii = CURVES[own[0]["question"]]
     gaps = [
-        sum(_curve_fixed(line, radius)[0] - _on_curve(line, radius) for line in right) / len(own) for radius in CURVE
+        sum(_curve_fixed(line, radius)[0] - _on_curve(line, radius) for line in right) / len(own) for radius in radii
     ]
-    uncertain = sum(not all(_curve_fixed(line, radius)[1] for radius in CURVE) for line in right)
+    uncertain = sum(not all(_curve_fixed(line, radius)[1] for radius in radii) for line in right)
     return f"{1 / ratio:.3f} of the draws | largest gap {max(gaps, key=abs):.3f} | - | {uncertain}"
 
 

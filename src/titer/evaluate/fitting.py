@@ -88,9 +88,14 @@ def fit(
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     encoder = model if isinstance(model, Encoder) else load_model(model, device=device)
     chosen = select(
-        data if isinstance(data, Data) else str(data), count=shots if method.needs_labels else UNLABELLED, seed=seed, upstream=encoder.upstream,
-        allow=allow, split=split, labelled=method.needs_labels,
-    )  # fmt: skip
+        data if isinstance(data, Data) else str(data),
+        count=shots if method.needs_labels else UNLABELLED,
+        seed=seed,
+        upstream=encoder.upstream,
+        allow=allow,
+        split=split,
+        labelled=method.needs_labels,
+    )
     task = task_of(encoder, chosen, seed, labelled=method.needs_labels, cache=None if cache is None else Path(cache))
     with threads(1):
         fitted = method.fit(task)

@@ -17,6 +17,7 @@ from titer.report.words import GUARANTEES
 from titer.results.study import Arm, StudyCell, StudyResults, read_study
 from titer.results.summary import largest_provable
 from titer.statistics.comparisons import Comparison, holm, mcnemar, paired
+from titer.statistics.intervals import group_codes
 from titer.statistics.ranking import balanced_mean
 
 RADII = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -85,7 +86,7 @@ def section(study: StudyResults) -> Section:
         facts=tuple(_facts(study, finished[0])),
         alarms=tuple(_alarms(study)),
         parts=tuple(_part(cell) for cell in finished),
-        costs=tuple(table for cell in finished if (table := mixture_table(cell))) + (cost_table(finished),),
+        costs=(*(table for cell in finished if (table := mixture_table(cell))), cost_table(finished)),
         guarantees=tuple((kind, GUARANTEES[kind]) for kind in kinds),
         settings=_settings(study),
         command=str(study.info["command"]),
@@ -178,17 +179,15 @@ def accuracy_table(cell: StudyCell, sigma: float) -> Table:
         "every radius.",
         columns=("method", "guarantee", "fitted on", "clean", *(f"r ≥ {radius_text(radius)}" for radius in shown)),
         rows=(
-            *(
-                (
-                    name_of(arm), arm.guarantee, _fits(arm),
-                    Share(balanced_mean(arm.clean, arm.labels, arm.groups), len(arm.ids)),
-                    *(certified_share(arm, radius) for radius in shown),
-                )
-                for arm in arms
-            ),
+            *(_accuracy_row(arm, shown) for arm in arms),
             ("constant answer", "fixed", MISSING, constant, *(constant for _ in shown)),
         ),
-    )  # fmt: skip
+    )
+
+
+def _accuracy_row(arm: Arm, shown: Sequence[float]) -> tuple[Value, ...]:
+    clean = Share(balanced_mean(arm.clean, arm.labels, arm.groups), len(arm.ids))
+    return name_of(arm), arm.guarantee, _fits(arm), clean, *(certified_share(arm, radius) for radius in shown)
 
 
 @dataclass(frozen=True)
@@ -199,13 +198,13 @@ class Pair:
         arm: the method.
         other: what it is compared with.
         comparison: the difference, method minus other.
-        mcnemar: p-value within the first seed of both.
+        mcnemar: p-value within the first seed of both; None where images share groups, since it knows no groups.
     """
 
     arm: Arm
     other: Arm
     comparison: Comparison
-    mcnemar: float
+    mcnemar: float | None
 
 
 def pairs(cell: StudyCell, radius: float) -> list[Pair]:
@@ -233,8 +232,12 @@ def _pair(arm: Arm, other: Arm, radius: float) -> Pair:
         arm,
         other,
         paired(arm.certified(radius), other.certified(radius), arm.labels, arm.groups),
-        mcnemar(arm.of_seed(0, radius), other.of_seed(0, radius)),
+        mcnemar(arm.of_seed(0, radius), other.of_seed(0, radius)) if _independent(arm) else None,
     )
+
+
+def _independent(arm: Arm) -> bool:
+    return len(np.unique(group_codes(arm.groups))) == len(arm.ids)
 
 
 def tests_table(cell: StudyCell) -> Table | None:
@@ -263,7 +266,7 @@ def _test_row(pair: Pair, p: float) -> tuple[Value, ...]:
         f"{100 * certified_share(pair.other, HEADLINE).interval.estimate:.0f} %",
         difference_text(pair.comparison),
         p_text(p),
-        p_text(pair.mcnemar),
+        MISSING if pair.mcnemar is None else p_text(pair.mcnemar),
     )
 
 
@@ -345,21 +348,19 @@ def mixture_table(cell: StudyCell) -> Table | None:
             mixed = _mixed_of(each, cell.at(sigma))
             if mixed is not None and HEADLINE in radii_of(cell, sigma):
                 compared = paired(mixed.certified(HEADLINE), each.certified(HEADLINE), mixed.labels, mixed.groups)
-                rows.append((
-                    mixed.entry, f"{sigma:g}", certified_share(mixed, HEADLINE), certified_share(each, HEADLINE),
-                    difference_text(compared), *(_all_levels(cell, arm, name, form) for name, form in _SPENT for arm in (mixed, each)),
-                ))  # fmt: skip
+                spent = (_all_levels(cell, arm, name, form) for name, form in _SPENT for arm in (mixed, each))
+                shares = certified_share(mixed, HEADLINE), certified_share(each, HEADLINE)
+                rows.append((mixed.entry, f"{sigma:g}", *shares, difference_text(compared), *spent))
     if not rows:
         return None
+    spent_columns = (f"{name}, {which}" for name in ("fit (s)", "bytes") for which in ("mixed", "each"))
     return Table(
         title=f"One fit for all noise levels against one for each, at r = {HEADLINE:g} ({cell.name})",
-        caption="Class-balanced certified accuracy, the paired difference in points (mixed minus each, uncorrected), and what all "
-        "noise levels of the cell cost together: seconds of fitting (medians over seeds) and bytes to keep.",
-        columns=(
-            "method", "sigma", "mixed", "each", "difference", "fit (s), mixed", "fit (s), each", "bytes, mixed", "bytes, each",
-        ),
+        caption="Class-balanced certified accuracy, the paired difference in points (mixed minus each, uncorrected), and "
+        "what all noise levels of the cell cost together: seconds of fitting (medians over seeds) and bytes to keep.",
+        columns=("method", "sigma", "mixed", "each", "difference", *spent_columns),
         rows=tuple(rows),
-    )  # fmt: skip
+    )
 
 
 _SPENT = (("fit_seconds", "{:.1f}"), ("bytes", "{:,.0f}"))

@@ -63,7 +63,9 @@ def paired(
     """
     difference, labels = np.asarray(first, float) - np.asarray(second, float), np.asarray(labels)
     if not 0 < len(difference) == len(labels) == len(groups):
-        raise ValueError(f"expected as many labels and groups as values, got {len(labels)}, {len(groups)}, {len(difference)}")
+        raise ValueError(
+            f"expected as many labels and groups as values, got {len(labels)}, {len(groups)}, {len(difference)}"
+        )
     codes = group_codes(groups)
     clusters = int(codes.max()) + 1
     sums, counts = _tables(difference, np.unique(labels, return_inverse=True)[1], codes)
