@@ -1,0 +1,136 @@
+"""Few-shot contexts of CoOp's code base and its descendants (Dassl: ``model.pth.tar-50``), read without their code.
+
+Such a file is a pickled dictionary. Its ``state_dict`` holds ``ctx``; beside it stand an optimizer and a learning-rate
+scheduler, and the scheduler is an object of their code, which a safe reader refuses. Here every name that the pickle asks
+for and that is no tensor's is answered by a stand-in: nothing is imported, nothing of theirs is called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from titer.errors import InputError
+
+_EXPECTED = "expected a CoOp checkpoint such as prompt_learner/model.pth.tar-50, whose state_dict holds 'ctx'"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A learned context in someone else's file.
+
+    Args:
+        path: the file.
+        context: token embeddings (tokens, width), or (classes, tokens, width), in float32.
+        epoch: after which it was saved, where the file says it.
+        sha256: of the file's bytes.
+    """
+
+    path: Path
+    context: Tensor
+    epoch: int | None
+    sha256: str
+
+    def check(self, tokens: int, width: int, classes: int | None) -> None:
+        """Refuse a context of another shape.
+
+        Args:
+            tokens: learned tokens that there are places for.
+            width: of the text tower's embeddings.
+            classes: number of classes where each has a context of its own, else None.
+
+        Raises:
+            InputError: saying which setting or model would fit.
+        """
+        *own, found, wide = self.context.shape
+        if wide != width:
+            raise InputError(f"{self.path}: its tokens are {wide} wide, those of this model's text tower {width}")
+        if bool(own) != (classes is not None):
+            kind = "a context for each class" if own else "one context for all classes"
+            raise InputError(f"{self.path} holds {kind}; expected class_specific={str(bool(own)).lower()}")
+        if own and own[0] != classes:
+            raise InputError(f"{self.path} holds contexts of {own[0]} classes, the data set has {classes}")
+        if found != tokens:
+            raise InputError(
+                f"{self.path} holds {found} learned tokens, there are places for {tokens}; expected context={found}"
+            )
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read the context of a checkpoint; ``token_prefix`` and ``token_suffix`` are not used.
+
+    Raises:
+        InputError: for a file that is none, is damaged, or asks for something that a stand-in cannot be.
+    """
+    content = _inert(path)
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    found = [value for key, value in state.items() if _is_context(key)] if isinstance(state, dict) else []
+    if len(found) != 1 or not isinstance(found[0], Tensor) or found[0].dim() not in (2, 3):
+        raise InputError(f"{path}: {_EXPECTED} of two or three dimensions; it has {_listed(state)}")
+    context = found[0].detach().float()
+    if not torch.isfinite(context).all():
+        raise InputError(f"{path}: ctx holds nan or infinity")
+    epoch = content.get("epoch")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Checkpoint(path, context, epoch if isinstance(epoch, int) else None, digest)
+
+
+def _is_context(key: object) -> bool:
+    return isinstance(key, str) and key.rpartition(".")[2] == "ctx"
+
+
+def _listed(state: object) -> str:
+    return ", ".join(sorted(map(str, state))[:5]) or "nothing" if isinstance(state, Mapping) else type(state).__name__
+
+
+class _StandIn:
+    """In the place of anything that a pickle names: takes what it is given and keeps nothing."""
+
+    def __new__(cls, *_: object) -> _StandIn:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        """Nothing is kept."""
+
+    def __setstate__(self, _: object) -> None:
+        """Nothing is kept."""
+
+
+def _dictionary(*_: object) -> dict[Any, Any]:
+    """In the place of a dictionary with defaults, whose items follow in the pickle."""
+    return {}
+
+
+def _inert(path: Path) -> Any:
+    """What a checkpoint holds, with stand-ins for everything that torch does not call a weight.
+
+    torch's own restricted reader does the work: it calls only what it is told to, and stand-ins are all that it is told.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        stand_ins: list[tuple[Callable[..., Any], str]] = [
+            (_dictionary if name == "collections.defaultdict" else _StandIn, name) for name in names
+        ]
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():  # type: ignore[arg-type]
+            warnings.simplefilter("ignore")  # of other pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"checkpoint: {path} cannot be read: {error.strerror}") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} is refused, as it could execute code: {_reason(str(error))}") from error
+    except (RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: {_EXPECTED}; it cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _reason(said: str) -> str:
+    """What torch objects to: it stands in the last paragraph but one of its message."""
+    paragraphs = [line.strip() for line in said.splitlines() if line.strip()]
+    return paragraphs[-2:][0].partition(". ")[0] if paragraphs else "nothing is said"
