@@ -32,14 +32,18 @@ class Injection:
             tokens: (tokens, width) for all rows of the batch, or (batch, tokens, width). None at all changes nothing.
             start: first row to be overwritten.
         """
+        before = self._chosen()
         self._current.value = (tokens, start) if tokens.shape[-2] else None
         try:
             yield
         finally:
-            self._current.value = None
+            self._current.value = before
+
+    def _chosen(self) -> tuple[Tensor, int] | None:
+        return getattr(self._current, "value", None)
 
     def _write(self, module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> object:  # noqa: ARG002
-        chosen = getattr(self._current, "value", None)
+        chosen = self._chosen()
         if chosen is None:
             return None
         hidden = output if isinstance(output, Tensor) else output[0]
@@ -49,5 +53,5 @@ class Injection:
 
 def _overwritten(hidden: Tensor, tokens: Tensor, start: int) -> Tensor:
     """A copy of ``hidden`` with the tokens in place; gradients reach both."""
-    rows = tokens.to(hidden.dtype).expand(len(hidden), *tokens.shape[-2:])
+    rows = tokens.to(hidden).expand(len(hidden), *tokens.shape[-2:])
     return hidden.slice_scatter(rows, dim=1, start=start, end=start + rows.shape[1])

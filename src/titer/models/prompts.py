@@ -78,7 +78,15 @@ class Sentences:
 
         Args:
             context: (tokens, width) or (classes, tokens, width).
+
+        Raises:
+            InputError: for a context of another shape, which would be written over other places than its own.
         """
+        shared = (self.tokens, self.tower.width)
+        if tuple(context.shape) not in (shared, (len(self.ids), *shared)):
+            raise InputError(
+                f"context: expected shape {shared} or {(len(self.ids), *shared)}, got {tuple(context.shape)}"
+            )
         with self.tower.injection.of(context, self.tower.start):
             return F.normalize(self.tower.features(self.ids).float(), dim=-1)
 
