@@ -118,5 +118,16 @@ def test_notes_on_runs_that_differ_and_on_foreign_files(tmp_path: Path) -> None:
     assert any("as printed there" in note for note in notes(lines([read_foreign(path)]), None))
 
 
+def test_the_convention_of_certified_accuracy_is_named_and_where_the_other_differs(tmp_path: Path) -> None:
+    path = tmp_path / "sigma_0.25"
+    head = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+    path.write_text(head + "".join(f"{k}\t1\t1\t{radius}\t1\t1.0\n" for k, radius in enumerate((0.25, 0.25, 0.5, 0.3))))
+    said = "Shares of per-image files are of R ≥ r (Cohen's convention); R > r (PromptSmooth's) "
+    lost = "counts 2 of these images at r = 0.25, 1 of these images at r = 0.5 as not certified."
+    assert said + lost in list(notes(lines([read_foreign(path)]), None))
+    path.write_text(head + "0\t1\t1\t0.3\t1\t1.0\n1\t0\t1\t0.25\t0\t1.0\n")
+    assert said + "gives the same here." in list(notes(lines([read_foreign(path)]), None))
+
+
 def test_every_guarantee_has_its_words() -> None:
     assert {"fixed", "per-draw", "bank", "product", "conditional", "not recorded"} == set(GUARANTEES)

@@ -3,10 +3,11 @@
 import csv
 import json
 import math
+import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from report.synthetic import write_run
@@ -14,6 +15,7 @@ from titer.errors import InputError
 from titer.results.foreign import ForeignRow, export_run, open_results, read_foreign, read_rows, rounded_down
 from titer.results.store import Record
 from titer.results.summary import certified_accuracy
+from titer.results.totals import RADII, read_totals
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 COHEN = HEADER + (
@@ -137,6 +139,69 @@ def test_cohen_export_reads_back(tmp_path: Path) -> None:
         assert record["radius"] - 1e-6 < row.radius <= record["radius"]
     for at in (0.0, 0.1, 0.3):
         assert read_foreign(path).certified_accuracy(at) == run.certified_accuracy(at)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 3.2)), min_size=1, max_size=20))
+def test_a_promptsmooth_file_reads_back(drawn: list[tuple[bool, float]]) -> None:
+    """Rows, radii that never grew, and totals with R > r that agree with the rows."""
+
+    def change(place: int, record: Record) -> Record:
+        right, radius = drawn[place]
+        return {**record, "label": 1, "prediction": 1 if right else 2, "radius": radius}
+
+    with tempfile.TemporaryDirectory() as directory:
+        run = write_run(Path(directory, "run"), images=len(drawn), change=change)
+        (path,) = export_run(run, "promptsmooth", Path(directory, "kather", f"samples_{len(drawn)}", "sigma_0.25"))
+        rows, totals, read = read_rows(path), read_totals(path.read_text().splitlines()), read_foreign(path)
+    assert [row.prediction for row in rows] == [1 if right else 2 for right, _ in drawn]
+    assert all(radius - 1e-6 < row.radius <= radius for row, (_, radius) in zip(rows, drawn, strict=True))
+    for at in RADII:
+        strict = sum(right and row.radius > at for row, (right, _) in zip(rows, drawn, strict=True))
+        assert totals[at] == 100 * strict / len(drawn)
+        assert 100 * read.certified_accuracy(at).estimate >= totals[at] - 1e-9
+    assert read.info["data"]["name"] == "kather"
+    assert read.info["warnings"] == ["Sigma is taken from the file's name."]
+
+
+def test_a_promptsmooth_file_counts_radii_above_r_and_rounds_them_down(tmp_path: Path) -> None:
+    radii = (0.25, 0.2500004, 0.79955012)
+    run = write_run(
+        tmp_path / "run", images=3, change=lambda k, record: {**record, "label": 0, "prediction": 0, "radius": radii[k]}
+    )
+    (path,) = export_run(run, "promptsmooth", tmp_path / "sigma_0.25")
+    lines = path.read_text().splitlines()
+    assert lines[0] + "\n" == HEADER
+    assert [line.split("\t")[3] for line in lines[1:4]] == ["0.250000", "0.250000", "0.799550"]
+    assert len(lines) == 1 + 3 + 11
+    assert lines[6] == "Total accuracy is 33.333333333333336 against radii 0.25"
+
+
+def test_totals_need_measured_radii_and_labels(tmp_path: Path) -> None:
+    grid = write_run(tmp_path / "grid", images=3, certifier="anytime")
+    with pytest.raises(InputError, match="--certifier gaussian or --tolerance, or --to cohen"):
+        export_run(grid, "promptsmooth", tmp_path / "out")
+    nameless = write_run(tmp_path / "run", images=3, change=lambda _, record: {**record, "label": None})
+    with pytest.raises(InputError, match="without labels there are no totals"):
+        export_run(nameless, "promptsmooth", tmp_path / "out")
+    measured = write_run(tmp_path / "tolerance", images=3, certifier="anytime", tolerance=0.05)
+    assert len(export_run(measured, "promptsmooth", tmp_path / "out")) == 1
+
+
+def test_totals_of_a_wrong_option_n_are_told(tmp_path: Path) -> None:
+    """PromptSmooth divides by --n (500), whatever the number of its rows."""
+    run = read_foreign(written(tmp_path / "sigma_0.25", PROMPTSMOOTH.replace("is 50.0", "is 0.2")))
+    assert run.info["warnings"][1].startswith("The file says 0.2 % certified with R > 0, its 2 rows give 50 %.")
+
+
+@pytest.mark.parametrize("folder", ["samples_500", "samples500"])
+def test_the_data_set_is_read_from_the_published_layout(folder: str, tmp_path: Path) -> None:
+    path = tmp_path / "plip" / "kather" / folder / "sigma_0.5"
+    path.parent.mkdir(parents=True)
+    run = read_foreign(written(path, PROMPTSMOOTH))
+    assert run.info["data"]["name"] == "kather"
+    assert run.records[0]["sigma"] == 0.5
+    assert run.info["warnings"] == ["Sigma is taken from the file's name."]
 
 
 def test_failed_images_keep_their_place(tmp_path: Path) -> None:

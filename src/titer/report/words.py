@@ -11,7 +11,7 @@ from scipy.special import ndtri
 from titer.report.tables import Line, Share, columns_carried, radius_text
 from titer.results.foreign import NOT_RECORDED
 from titer.results.store import Record, Run
-from titer.results.summary import Cell, groups, radii_shown, run_certifies, share_at
+from titer.results.summary import Cell, groups, radii, radii_shown, run_certifies, share_at
 from titer.statistics.intervals import clustered
 
 GUARANTEES = {
@@ -127,11 +127,26 @@ def notes(parts: Sequence[Line], by: str | None) -> Iterator[str]:
     differing = _differing([line.cell.run.info.get("settings", {}) for line in parts])
     if differing:
         yield f"The runs differ in {', '.join(differing)}; see their settings before comparing them."
-    if any(record.get("guarantee") == NOT_RECORDED for line in parts for record in line.cell.records):
+    foreign = [line.cell for line in parts if line.cell.records[0].get("guarantee") == NOT_RECORDED]
+    if foreign:
         yield "Radii of per-image files are as printed there, some rounded up in the third digit."
+        yield _conventions(foreign)
     carried = columns_carried([record for line in parts for record in line.cell.records])
     if carried and by is None:
         yield f"The records carry {', '.join(carried)}: titer report --by {carried[0]} breaks the results down by it."
+
+
+def _conventions(parts: Sequence[Cell]) -> str:
+    """Which convention of certified accuracy is used, and where the other one would say something else."""
+    on = Counter(
+        float(radius)
+        for cell in parts
+        for radius, good in zip(radii(cell.counted), cell.good, strict=True)
+        if good and radius > 0 and radius in radii_shown(cell)
+    )
+    lost = ", ".join(f"{count} of these images at r = {radius_text(radius)}" for radius, count in sorted(on.items()))
+    other = f"counts {lost} as not certified" if lost else "gives the same here"
+    return f"Shares of per-image files are of R ≥ r (Cohen's convention); R > r (PromptSmooth's) {other}."
 
 
 def _tied(cell: Cell) -> bool:

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import ROUND_FLOOR, Decimal
@@ -14,7 +14,8 @@ from pathlib import Path
 
 from titer.errors import InputError, unknown
 from titer.results.store import Record, Run, read_run
-from titer.results.summary import Cell, cells, certified_accuracy, radii_shown
+from titer.results.summary import Cell, cells, certified_accuracy, correct, radii_shown
+from titer.results.totals import contradiction, read_totals, total_lines
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 FOREIGN = "foreign"
@@ -24,6 +25,7 @@ NOT_RECORDED = "not recorded"
 """Guarantee of such runs: the file does not say which pipeline its radii hold for."""
 
 _SIGMA = re.compile(r"sigma[_=-]?(\d+(?:\.\d+)?)")
+_SAMPLES = re.compile(r"samples_?\d+")  # PromptSmooth's layout: OUTFILE/DATASET/samples_500/sigma_0.25
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,24 @@ def open_results(path: Path) -> Run:
 def read_foreign(path: Path) -> Run:
     """A per-image file of Cohen's smoothing, PromptSmooth or denoised smoothing, as a run.
 
-    Counts and alpha are not in such files; sigma is taken from the file's name (``sigma_0.25``), else it is nan.
+    Counts and alpha are not in such files; sigma is taken from the file's name (``sigma_0.25``), else it is nan; the
+    data set from the directory, where that is PromptSmooth's (``kather/samples_500``).
 
     Raises:
         InputError: as ``read_rows`` does.
     """
-    rows = read_rows(path)
+    lines = _lines(path)
+    rows = _read(path, lines)
     last = {row.index: row for row in rows}
     named = _SIGMA.search(path.name)
     sigma = float(named[1]) if named else math.nan
     warnings = ["Sigma is taken from the file's name."] if named else []
     if len(last) < len(rows):
         warnings.append(f"{len(rows) - len(last)} images stand in the file more than once; their last line counts.")
+    labelled = [row for row in last.values() if row.label is not None]
+    right = [row.label == row.prediction for row in labelled]
+    differing = contradiction(read_totals(lines), right, [row.radius for row in labelled])
+    warnings += [] if differing is None else [differing]
     classes = 1 + max(max(row.label or 0, row.prediction) for row in rows)
     info = {
         "verb": "certify",
@@ -73,12 +81,16 @@ def read_foreign(path: Path) -> Run:
         "settings": {},
         "prompts": {FOREIGN: ""},
         "model": {"name": "a model that the file does not name", "fingerprint": ""},
-        "data": {"name": path.name, "split": "", "limit": None},
+        "data": {"name": _data_name(path), "split": "", "limit": None},
         "classes": [{"label": str(label), "texts": []} for label in range(classes)],
         "samples": {"expected": len(last), "done": len(last), "failed": 0},
         "warnings": warnings,
     }
     return Run(path, info, [_record(row, sigma) for row in last.values()], ())
+
+
+def _data_name(path: Path) -> str:
+    return path.parent.parent.name if _SAMPLES.fullmatch(path.parent.name) else path.name
 
 
 def _record(row: ForeignRow, sigma: float) -> Record:
@@ -105,10 +117,17 @@ def read_rows(path: Path) -> list[ForeignRow]:
     Raises:
         InputError: if the file has no such row, rows of another kind, or one that cannot be read.
     """
+    return _read(path, _lines(path))
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        return path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text: {error}") from error
+
+
+def _read(path: Path, lines: Sequence[str]) -> list[ForeignRow]:
     rows = list(_rows(path, lines))
     if not rows:
         raise InputError(f"{path} holds no certificates: expected tab-separated lines of {' '.join(HEADER)}")
@@ -150,9 +169,9 @@ def _seconds(text: str) -> float:
 
 
 def export_run(run: Run, to: str, out: Path) -> list[Path]:
-    """Write a run as ``cohen``, ``csv`` or ``latex``; returns the files written.
+    """Write a run as ``cohen``, ``promptsmooth``, ``csv`` or ``latex``; returns the files written.
 
-    Cohen's format has no column for a prompt set or a sigma: where there are several, their name is put before the suffix.
+    The first two have no column for a prompt set or a sigma: where there are several, their name is put before the suffix.
 
     Raises:
         InputError: for an unknown format, a run that has no certificates, or a place that cannot be written to.
@@ -169,6 +188,30 @@ def export_run(run: Run, to: str, out: Path) -> list[Path]:
 
 
 def _cohen(run: Run, out: Path) -> list[Path]:
+    return _per_image(run, out, lambda _: ())
+
+
+def _promptsmooth(run: Run, out: Path) -> list[Path]:
+    """Cohen's columns, then totals with R > r over the labelled images."""
+    settings = run.info.get("settings", {})
+    if settings.get("certifier") == "anytime" and not settings.get("tolerance"):
+        raise InputError(
+            f"{run.path} decided radii of a list, and PromptSmooth's totals count R > r, which gives up a step of it at "
+            "every r; expected a run with --certifier gaussian or --tolerance, or --to cohen"
+        )
+    for cell in _certified(run):
+        if not cell.labelled:
+            raise InputError(f"{run.path}: without labels there are no totals to write; expected --to cohen")
+    return _per_image(run, out, _totals)
+
+
+def _totals(cell: Cell) -> Iterable[str]:
+    printed = [float(rounded_down(record["radius"])) for record in cell.labelled]
+    return total_lines([bool(right) for right in correct(cell.labelled)], printed)
+
+
+def _per_image(run: Run, out: Path, tail: Callable[[Cell], Iterable[str]]) -> list[Path]:
+    """Cohen's columns, and lines behind them."""
     parts = _certified(run)
     names = [_cohen_name(cell, parts, out) for cell in parts]
     if len(set(names)) < len(names):
@@ -178,7 +221,7 @@ def _cohen(run: Run, out: Path) -> list[Path]:
     places = {sample: place for place, sample in enumerate(ids)}
     for cell, name in zip(parts, names, strict=True):
         rows = sorted((places[record["sample_id"]], _cohen_fields(record)) for record in cell.records)
-        lines = ["\t".join(HEADER), *(f"{place}\t{fields}" for place, fields in rows)]
+        lines = ["\t".join(HEADER), *(f"{place}\t{fields}" for place, fields in rows), *tail(cell)]
         name.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return names
 
@@ -240,7 +283,7 @@ def _latex(run: Run, out: Path) -> list[Path]:
     head = ["prompts", r"$\sigma$", *(rf"$r \ge {radius:g}$" for radius in shown)]
     rows = [" & ".join([_escaped(cell.prompts), f"{cell.sigma:g}", *_latex_shares(cell, shown)]) for cell in parts]
     lines = [
-        f"% certified accuracy in percent of all labelled images of {run.info['data']['name']}, with 95 % intervals",
+        f"% certified accuracy (R >= r) in percent of all labelled images of {run.info['data']['name']}, with 95 % intervals",
         r"% needs \usepackage{booktabs}",
         rf"\begin{{tabular}}{{ll{'r' * len(shown)}}}",
         r"\toprule",
@@ -266,4 +309,9 @@ def _escaped(text: str) -> str:
     return "".join(words.get(letter, "\\" + letter if letter in "&%$#_{}" else letter) for letter in text)
 
 
-_WRITERS: dict[str, Callable[[Run, Path], list[Path]]] = {"cohen": _cohen, "csv": _csv, "latex": _latex}
+_WRITERS: dict[str, Callable[[Run, Path], list[Path]]] = {
+    "cohen": _cohen,
+    "promptsmooth": _promptsmooth,
+    "csv": _csv,
+    "latex": _latex,
+}
