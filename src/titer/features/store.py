@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from titer.errors import InputError, RunError
 from titer.features.stream import noisy_images, one_thread
 from titer.features.views import CropAndFlip
 from titer.models.encoder import Encoder
-from titer.noise import BLOCK, NoiseStream
+from titer.noise import BLOCK, SAMPLER, NoiseStream
 from titer.progress import progress
 
 Half = NDArray[np.float16]
@@ -81,11 +82,13 @@ def build_store(
         draws: copies of each image.
         seed: of the noise.
         views: a random crop of its own for each copy, before the noise.
-        directory: where to keep a file for each image, and to look for those of an earlier store.
+        directory: where to keep a file for each image, and to look for those of an earlier store. A file is known by
+            the image's pixels and all else that its numbers depend on; a damaged one is made again.
         workers: threads. Changes no number.
 
     Raises:
-        InputError: for draws that are no positive multiple of the block, since the encoder runs on whole blocks.
+        InputError: for draws that are no positive multiple of the block, since the encoder runs on whole blocks, or a
+            directory that cannot be written.
         RunError: if the features hold nan or infinity.
     """
     if draws < 1 or draws % BLOCK:
@@ -95,16 +98,27 @@ def build_store(
     mapped: Literal["r"] | None = "r" if directory is not None and bytes_needed > _IN_MEMORY else None
 
     def features_of(place: int) -> Half:
-        facts = [encoder.fingerprint, ids[place], list(sigmas), draws, seed, repr(views), BLOCK]
+        shown = image(place)
+        facts = [
+            encoder.fingerprint,
+            ids[place],
+            _digest(shown),
+            list(sigmas),
+            draws,
+            seed,
+            repr(views),
+            SAMPLER,
+            BLOCK,
+        ]
         file = None if directory is None else directory / f"{_name(facts)}.npy"
-        if file is None or not file.exists():
-            found = _features(encoder, image(place), ids[place], turns[place], seed, views)
-            if file is None:
-                advance()
-                return found
-            _keep(found, file)
+        found = None if file is None else _kept(file, (draws, encoder.dim), mapped)
+        if found is None:
+            found = _features(encoder, shown, ids[place], turns[place], seed, views)
+            if file is not None:
+                _keep(found, file)
+                found = np.asarray(np.load(file, mmap_mode=mapped))
         advance()
-        return np.asarray(np.load(file, mmap_mode=mapped))
+        return found
 
     with (
         ThreadPoolExecutor(workers, initializer=one_thread) as pool,
@@ -138,10 +152,26 @@ def _name(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
 
 
+def _digest(image: Tensor) -> str:
+    return hashlib.sha256(image.contiguous().numpy().data).hexdigest()
+
+
+def _kept(file: Path, shape: tuple[int, ...], mapped: Literal["r"] | None) -> Half | None:
+    """The features in a file; None where there is none, or it is damaged."""
+    try:
+        found = np.asarray(np.load(file, mmap_mode=mapped))
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == np.float16 else None
+
+
 def _keep(features: Half, file: Path) -> None:
-    """Written under another name first, so that a half-written file is never taken for a store."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
-        np.save(stream, features)
-    partial.replace(file)
+    """Written under a name of its own first, so that a half-written file is never taken for a store."""
+    partial = file.with_suffix(f".{secrets.token_hex(4)}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            np.save(stream, features)
+        partial.replace(file)
+    except OSError as error:
+        raise InputError(f"cannot keep features in {file.parent}: {error.strerror}; choose another --cache") from error
