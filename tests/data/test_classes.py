@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data.making import words
-from titer.data.classes import class_texts
+from data.making import pictures, words
+from titer.data import load_all, load_data
+from titer.data.classes import Wording, class_texts
 from titer.errors import InputError
 
 NOWHERE = Path("nowhere/classes.json")
@@ -105,3 +106,54 @@ def test_a_file_in_another_encoding(tmp_path: Path) -> None:
     file = tmp_path / "classes.json"
     file.write_bytes('{"a": "é"}'.encode("latin-1"))
     assert "is not valid" in refusal(file, [])
+
+
+def test_words_may_be_given_in_the_place_of_the_sets_own(tmp_path: Path) -> None:
+    root = words(pictures(tmp_path, ["train/ADI/1.png", "test/ADI/2.png", "test/TUM/3.png"]), {"ADI": "x", "TUM": "y"})
+    wording = Wording({"TUM": "a tumour", "unseen": ["b", "c"], "ADI": "fat"}, "a tile of {}.")
+    data = load_all(root, wording)
+    assert [(each.label, each.texts) for each in data.classes] == [
+        ("TUM", ("a tile of a tumour.",)),
+        ("unseen", ("a tile of b.", "a tile of c.")),
+        ("ADI", ("a tile of fat.",)),
+    ]
+    assert {each.id: each.label for each in data.examples} == {
+        "test/ADI/2.png": 2, "test/TUM/3.png": 0, "train/ADI/1.png": 2,
+    }  # fmt: skip
+    assert load_data(root, limit=1, wording=wording).examples[0].id == "test/TUM/3.png"
+    assert load_data(root, limit=1).examples[0].id == "test/ADI/2.png"
+
+
+def test_given_words_equal_a_file_with_the_same_words(tmp_path: Path) -> None:
+    names = ["test/b/1.png", "test/a/2.png", "test/a/3.png"]
+    given = load_data(pictures(tmp_path / "x" / "set", names), wording=Wording({"b": "words of b", "a": "words of a"}))
+    of_file = load_data(words(pictures(tmp_path / "y" / "set", names), {"b": "words of b", "a": "words of a"}))
+    assert (given.classes, given.examples) == (of_file.classes, of_file.examples)
+
+
+def test_a_given_template_alone_is_put_around_the_labels(tmp_path: Path) -> None:
+    data = load_all(pictures(tmp_path, ["10/1.png", "9/1.png", "2_b/1.png"]), Wording(template="a scan of {}"))
+    assert [each.texts for each in data.classes] == [("a scan of 10",), ("a scan of 2 b",), ("a scan of 9",)]
+
+
+def test_the_embedded_set_can_be_reworded() -> None:
+    own = load_all("titer:phantoms")
+    labels = [each.label for each in own.classes]
+    turned = load_all("titer:phantoms", Wording({label: f"words of {label}" for label in labels[::-1]}))
+    assert turned.classes[0].texts == (f"words of {labels[-1]}",)
+    assert [labels[each.label or 0] for each in own.examples] == [
+        turned.classes[each.label or 0].label for each in turned.examples
+    ]
+
+
+def test_given_words_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"template: expected a text with \{\} for the class's words, got 'a tile'"):
+        Wording({"a": "x", "b": "y"}, "a tile")
+    with pytest.raises(InputError, match="classes: expected at least two to tell apart, got 1"):
+        Wording({"a": "x"})
+    with pytest.raises(InputError, match="classes: class 'b' needs a text or a list of texts, got 7"):
+        Wording({"a": "x", "b": 7})
+    with pytest.raises(
+        InputError, match=r"unknown label of set \(it is not in the given classes\): 'ADI'; did you mean 'ADI_'"
+    ):
+        load_all(pictures(tmp_path / "set", ["ADI/1.png", "b/1.png"]), Wording({"ADI_": "fat", "b": "y"}))

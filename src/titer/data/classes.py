@@ -4,14 +4,64 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from titer.data.example import ClassText
+from titer.data.example import ClassText, Data
 from titer.errors import InputError, unknown
 
 TEMPLATE = "a medical image of {}"
 """For a class without words of its own."""
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Classes and words that are given in the place of a set's own.
+
+    Args:
+        words: label -> text, or list of texts, in order of the classes' indices; the set's labels, written with spaces,
+            where None.
+        template: around each text; ``{}`` is where it goes.
+    """
+
+    words: Mapping[str, object] | None = None
+    template: str = "{}"
+
+    def __post_init__(self) -> None:
+        if "{}" not in self.template:
+            raise InputError(f"template: expected a text with {{}} for the class's words, got {self.template!r}")
+        if self.words is not None and len(self.words) < 2:
+            raise InputError(f"classes: expected at least two to tell apart, got {len(self.words)}")
+        _ = self.classes(())  # what is malformed is told here
+
+    def classes(self, labels: Iterable[str]) -> tuple[ClassText, ...]:
+        """The classes, with whole texts; of ``labels`` in their order where there are no words."""
+        words = {label: _spaced(label) for label in labels} if self.words is None else self.words
+        return tuple(
+            ClassText(label, tuple(self.template.replace("{}", text) for text in _texts("classes", label, value)))
+            for label, value in words.items()
+        )
+
+
+def reworded(data: Data, wording: Wording) -> Data:
+    """A data set with other words, and in another order of its classes where words are given for them.
+
+    Raises:
+        InputError: for a label without words.
+    """
+    old = [text.label for text in data.classes]
+    classes = wording.classes(old)
+    places = {text.label: place for place, text in enumerate(classes)}
+    present = {example.label for example in data.examples if example.label is not None}
+    for label in sorted(old[place] for place in present):
+        if label not in places:
+            raise unknown(f"label of {data.name} (it is not in the given classes):", label, places)
+    examples = tuple(
+        example if example.label is None else replace(example, label=places[old[example.label]])
+        for example in data.examples
+    )
+    return replace(data, classes=classes, examples=examples)
 
 
 def class_texts(file: Path, labels: Iterable[str | None], template: str = TEMPLATE) -> tuple[ClassText, ...]:
@@ -59,7 +109,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def _texts(file: Path, label: str, value: object) -> tuple[str, ...]:
+def _texts(file: Path | str, label: str, value: object) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise InputError(f"{file}: class {label!r} needs a text or a list of texts, got {value!r}")

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from titer.data import phantoms
-from titer.data.classes import class_texts
+from titer.data.classes import Wording, class_texts, reworded
 from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.folder import folder_rows
 from titer.data.pictures import file_digest, read_picture
@@ -22,7 +22,7 @@ from titer.errors import InputError, unknown
 EMBEDDED = ("titer:phantoms",)
 
 
-def load_data(name: str | Path, split: str = "test", limit: int | None = None) -> Data:
+def load_data(name: str | Path, split: str = "test", limit: int | None = None, wording: Wording | None = None) -> Data:
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
 
     No picture is opened; each is read when its turn comes.
@@ -31,6 +31,7 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None) -
         name: see above.
         split: which split, or ``all``; data without splits are all ``test``.
         limit: at most so many images, class-balanced.
+        wording: classes and words in the place of the set's own.
 
     Returns:
         The examples in order of id.
@@ -38,13 +39,18 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None) -
     Raises:
         InputError: for whatever is wrong with the data as a whole; single pictures fail when they are read.
     """
-    everything = load_all(name)
+    everything = load_all(name, wording)
     chosen = limited(of_split(everything.examples, split), limit)
     return dataclasses.replace(everything, split=split, limit=limit, examples=chosen)
 
 
-def load_all(name: str | Path) -> Data:
-    """All splits of a data set at once."""
+def load_all(name: str | Path, wording: Wording | None = None) -> Data:
+    """All splits of a data set at once; arguments as for ``load_data``."""
+    found = _found(name)
+    return found if wording is None else reworded(found, wording)
+
+
+def _found(name: str | Path) -> Data:
     if str(name) == "titer:phantoms":
         return _phantoms()
     if str(name).startswith("titer:"):
