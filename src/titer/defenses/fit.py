@@ -31,9 +31,10 @@ def minimise(
         parameters: leaf tensors that require gradients.
         losses: see ``Loss``.
         epochs: passes over the data.
-        learning_rate: at the start; it falls to zero along half a cosine, stepped per epoch.
+        learning_rate: at the start; it falls towards zero along half a cosine, stepped per epoch.
         optimiser: ``sgd`` (momentum 0.9, weight decay 5e-4, as CoOp's) or ``adam``.
-        warmup_rate: constant rate of one epoch before that, counted among the epochs.
+        warmup_rate: constant rate of one epoch before that. It counts among the epochs, and the cosine begins after it
+            but is as long as without it, as in CoOp's code.
 
     Returns:
         Mean loss of each epoch.
@@ -66,9 +67,9 @@ def _epoch(optimiser: torch.optim.Optimizer, losses: Sequence[Callable[[], Tenso
 
 
 def _rate(epoch: int, epochs: int, learning_rate: float, warmup_rate: float | None) -> float:
-    if warmup_rate is not None and epoch == 0:
-        return warmup_rate
-    return learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
+    if warmup_rate is None:
+        return learning_rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
+    return warmup_rate if epoch == 0 else _rate(epoch - 1, epochs, learning_rate, None)
 
 
 def collapse(fitted: Fitted, classes: int) -> str | None:
@@ -78,11 +79,11 @@ def collapse(fitted: Fitted, classes: int) -> str | None:
         fitted: its losses, and what it predicts for its own noisy training copies.
         classes: number of classes.
     """
+    if fitted.losses and not math.isfinite(fitted.losses[-1]):
+        return "collapsed: the loss of the fit is not finite"
     predicted = fitted.predictions
     if predicted is not None and len(predicted) > 1 and bool((predicted == predicted[0]).all()):
         return f"collapsed: the fit predicts class {int(predicted[0])} for all of its own training images"
-    if fitted.losses and not math.isfinite(fitted.losses[-1]):
-        return "collapsed: the loss of the fit is not finite"
     supervised = fitted.notes.get("objective") == "cross-entropy"
     if supervised and fitted.losses and fitted.losses[-1] > 0.98 * math.log(classes):
         return f"collapsed: the loss of the fit stayed at ln {classes}, that of guessing"
