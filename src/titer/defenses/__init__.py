@@ -2,10 +2,13 @@
 
 from titer.defenses.coop import Coop
 from titer.defenses.defense import Defense
+from titer.defenses.lora import Lora
 from titer.defenses.promptsmooth import PromptSmooth
 from titer.defenses.task import Fitted, Task
 from titer.registry import Registry
 
-DEFENSES: Registry[Defense] = Registry("defense", "titer.defenses", {"coop": Coop, "promptsmooth": PromptSmooth})
+DEFENSES: Registry[Defense] = Registry(
+    "defense", "titer.defenses", {"coop": Coop, "lora": Lora, "promptsmooth": PromptSmooth}
+)
 
-__all__ = ["DEFENSES", "Coop", "Defense", "Fitted", "PromptSmooth", "Task"]
+__all__ = ["DEFENSES", "Coop", "Defense", "Fitted", "Lora", "PromptSmooth", "Task"]

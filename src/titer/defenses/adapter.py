@@ -47,8 +47,16 @@ class Adapter:
         return tuple(ClassText(entry["label"], tuple(entry["texts"])) for entry in self.facts["classes"])
 
 
-def write_adapter(path: Path, weights: Weights, facts: Mapping[str, Any]) -> None:
+def write_adapter(
+    path: Path, weights: Weights, facts: Mapping[str, Any], foreign: Mapping[str, object] | None = None
+) -> None:
     """Write an adapter; the directory must be new or empty, or hold one already.
+
+    Args:
+        path: the directory.
+        weights: tensors by name.
+        facts: what stands under ``titer`` in the configuration.
+        foreign: entries of the configuration beside that, for another library.
 
     Raises:
         InputError: if the directory holds anything else, or cannot be written.
@@ -57,7 +65,8 @@ def write_adapter(path: Path, weights: Weights, facts: Mapping[str, Any]) -> Non
     try:
         path.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, path / WEIGHTS)
-        (path / CONFIG).write_text(json.dumps({"titer": facts}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        content = json.dumps({**(foreign or {}), "titer": facts}, indent=1, ensure_ascii=False)
+        (path / CONFIG).write_text(content + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from error
 

@@ -90,9 +90,11 @@ class Fitted:
         losses: mean loss of each epoch.
         predictions: class that the fitted classifier gives each noisy training copy; None where there is none.
         notes: facts for the adapter's configuration.
+        foreign: entries of the configuration beside ours, for another library that can read the weights.
     """
 
     weights: Weights
     losses: tuple[float, ...]
     predictions: Tensor | None = None
     notes: dict[str, object] = field(default_factory=dict)
+    foreign: dict[str, object] = field(default_factory=dict)

@@ -120,6 +120,7 @@ def fit(
             "command": command,
             "versions": versions(),
         },
+        fitted.foreign,
     )
     last = fitted.losses[-1] if fitted.losses else None
     return Fit(Path(out), len(task.ids), chosen.left_out, last, seconds, warnings)

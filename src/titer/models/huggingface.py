@@ -40,14 +40,9 @@ def load_directory(directory: Path, name: str, device: torch.device, dtype: torc
     tokenizer = _tokenizer(directory)
     length = config.text_config.max_position_embeddings
     model = model.to(device=device, dtype=dtype)
-
-    def encode_image(images: Tensor) -> Tensor:
-        features: Tensor = model.get_image_features(pixel_values=images).pooler_output
-        return features
-
     return Encoder(
         name=name,
-        image_tower=encode_image,
+        image_tower=ImageTower(model.vision_model, getattr(model, "visual_projection", nn.Identity())),
         text_tower=TextTower(model, tokenizer, length, fixed=kind == "siglip"),
         preprocess=preprocess,
         dim=config.projection_dim if kind == "clip" else config.vision_config.hidden_size,
@@ -104,6 +99,25 @@ def _upstream(file: Path) -> frozenset[str]:
         return frozenset()
     sets: dict[str, dict[str, str]] = _json(file)
     return frozenset(digest or f"{name}:{key}" for name, seen in sets.items() for key, digest in seen.items())
+
+
+class ImageTower(nn.Module):
+    """Normalised images to features, with its transformer within reach.
+
+    Args:
+        vision: images (batch, 3, size, size) -> pooled output (batch, width).
+        projection: to the space that images and texts share; SigLIP has none.
+    """
+
+    def __init__(self, vision: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.vision = vision
+        self.projection = projection
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (batch, dim)."""
+        features: Tensor = self.projection(self.vision(pixel_values=images).pooler_output)
+        return features
 
 
 class TextTower:
