@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from titer.certify import CERTIFIERS
+from titer.certify.certificate import Guarantee
 from titer.certify.settings import check_sigma
+from titer.data.classes import Wording
 from titer.defenses import DEFENSES
 from titer.errors import InputError, unknown
-from titer.evaluate.study import ZERO_SHOT, Cell, Entry, Study
+from titer.evaluate.plan import check_draws
+from titer.evaluate.study import Cell, Entry, Study
+from titer.results.study import ZERO_SHOT
 
 Table = dict[str, Any]
 
 SIZES = ("quick", "full")
-_TABLES = ("title", "model", "data", "defenses", "certifier", "grid", "cells", *SIZES)
+FOLDER = Path("recipes")
+"""Where `titer list recipes` looks, below the current directory."""
+
+_TABLES = ("title", "model", "data", "defenses", "attacks", "certifier", "grid", "cells", *SIZES)
 _OWN = ("method", "guarantee", "baseline", "shots", "seeds", "per_sigma", "cells")
 """Keys of a defense that are the comparison's; all others are settings of the method."""
+
+_GRID = ("shots", "seeds", "sigma")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def read_recipe(
@@ -27,7 +39,7 @@ def read_recipe(
     """The comparison that a recipe describes.
 
     Args:
-        path: a TOML file.
+        path: a TOML file. A path of data in it is relative to the current directory, as if it were typed there.
         model: in the place of the recipe's.
         data: in the place of the recipe's.
         changes: keys in the place of the recipe's, such as ``{"data": {"limit": 20}}``; ``size`` chooses its table
@@ -36,19 +48,51 @@ def read_recipe(
     Raises:
         InputError: naming the file and what is wrong with it.
     """
-    path, changes = Path(path), dict(changes or {})
-    recipe = _extended(path)
-    size = changes.pop("size", None)
-    if size is not None and size not in recipe.keys() & set(SIZES):
-        raise InputError(
-            f"{path}: it has no size {size!r}; expected {_listed(name for name in SIZES if name in recipe)}"
-        )
-    recipe = _merged(recipe, recipe.get(size, {}) if size else {})
-    recipe = _merged({name: value for name, value in recipe.items() if name not in SIZES}, changes)
+    path = Path(path)
+    recipe = read_tables(path)
     try:
-        return _study(recipe, model, data)
+        return _study(_changed(recipe, dict(changes or {})), model, data)
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def read_tables(path: Path | str) -> Table:
+    """What a recipe says, with what it extends below it, unchecked.
+
+    Raises:
+        InputError: for a file that cannot be read, is no TOML or extends itself.
+    """
+    return _extended(Path(path))
+
+
+def recipes_here() -> dict[str, str]:
+    """Recipes below the current directory: path -> title. One that cannot be read says so."""
+    return {path.as_posix(): _title(path) for path in sorted(FOLDER.rglob("*.toml"))}
+
+
+def _title(path: Path) -> str:
+    try:
+        recipe = read_tables(path)
+    except InputError as error:
+        return str(error)
+    data = recipe.get("data", {})
+    named = isinstance(data, dict) and "name" in data
+    return str(recipe.get("title", "Comparison")) + ("" if named else "; it names no data, --data does")
+
+
+def _changed(recipe: Table, changes: Table) -> Table:
+    """A recipe in the size asked for, with changes."""
+    size = changes.pop("size", None)
+    sizes = [name for name in SIZES if name in recipe]
+    if size is not None and size not in sizes:
+        raise InputError(f"it has no size {size!r}; expected {_listed(sizes)}")
+    own = {name: value for name, value in recipe.items() if name not in SIZES}
+    own = own if size is None else _merged(own, _table(recipe, size))
+    known = _table(own, "defenses")
+    for name, table in _table(changes, "defenses").items():
+        if name not in known and not (isinstance(table, dict) and "method" in table):
+            raise unknown("defense", name, known)
+    return _merged(own, changes)
 
 
 def _extended(path: Path, above: tuple[Path, ...] = ()) -> Table:
@@ -57,12 +101,21 @@ def _extended(path: Path, above: tuple[Path, ...] = ()) -> Table:
         raise InputError(f"{path} extends itself")
     recipe = _read(path)
     base = recipe.pop("extends", None)
-    return recipe if base is None else _merged(_extended(path.parent / base, (*above, path.resolve())), recipe)
+    if base is None:
+        return recipe
+    if not isinstance(base, str):
+        raise InputError(f"{path}: extends: expected the path of a recipe beside it, got {base!r}")
+    return _merged(_extended(path.parent / base, (*above, path.resolve())), recipe)
 
 
 def _read(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        beside = [other.name for other in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f"; did you mean {str(path.parent / near[0])!r}?" if near else "; expected the path of a TOML file"
+        raise InputError(f"there is no recipe {path}{hint}") from error
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -80,51 +133,97 @@ def _merged(table: Table, changes: Mapping[str, Any]) -> Table:
 
 def _study(recipe: Table, model: str | None, data: str | None) -> Study:
     _known("table", recipe, _TABLES)
-    source = _table(recipe, "data", ("name", "split", "limit"))
+    for name in _table(recipe, "attacks"):
+        raise unknown("attack", name, ())
+    source = _table(recipe, "data", ("name", "split", "limit", "classes", "template", "source"))
     names = {
         "model": model or _table(recipe, "model", ("name",)).get("name"),
         "data": data or source.get("name"),
     }
-    for kind, name in names.items():
-        if not isinstance(name, str):
-            raise InputError(f"[{kind}] names no {kind}; expected name = '...', or --{kind} on the command line")
+    for kind, named in names.items():
+        if not isinstance(named, str):
+            hint = f". {source['source']}" if kind == "data" and "source" in source else ""
+            raise InputError(f"[{kind}] names no {kind}; expected name = '...', or --{kind} on the command line{hint}")
     defenses = _table(recipe, "defenses")
     if not defenses:
         raise InputError("it compares nothing; expected a table [defenses.NAME] for each method")
     entries = {name: _entry(name, table) for name, table in defenses.items()}
-    kept = {name: table.get("cells") for name, table in defenses.items()}
+    _one_zero_shot(entries.values())
+    wanted = {name: table for name, table in (_table(recipe, "cells") or {"main": {}}).items() if table is not False}
+    if not wanted:
+        raise InputError("it certifies nothing: all of its cells are false")
+    kept = {name: _kept(name, table, _table(recipe, "cells")) for name, table in defenses.items()}
     shared = {
         "limit": source.get("limit"),
-        **_table(recipe, "grid", ("shots", "seeds", "sigma")),
+        **_table(recipe, "grid", _GRID),
         "certifier": _table(recipe, "certifier"),
     }
-    wanted = _table(recipe, "cells") or {"main": {}}
-    for name, only in kept.items():
-        for cell in only or ():
-            if cell not in wanted:
-                raise unknown(f"cell of [defenses.{name}]", cell, wanted)
-    cells = tuple(_cell(name, _merged(shared, table), kept) for name, table in wanted.items() if table is not False)
     return Study(
         title=str(recipe.get("title", "Comparison")),
         model=str(names["model"]),
         data=str(names["data"]),
         split=str(source.get("split", "test")),
         entries=entries,
-        cells=cells,
+        cells=tuple(_cell(name, shared, table, kept) for name, table in wanted.items()),
+        wording=_wording(source),
     )
+
+
+def _wording(source: Table) -> Wording | None:
+    """Words for the classes, where the recipe gives them in the place of the data set's own."""
+    words, template = source.get("classes"), source.get("template", "{}")
+    if not isinstance(template, str) or not (words is None or isinstance(words, dict)):
+        raise InputError("[data]: expected a table classes of label = 'words', and a text template")
+    try:
+        return Wording(words, template) if source.keys() & {"classes", "template"} else None
+    except InputError as error:
+        raise InputError(f"[data] {error}") from error
+
+
+def _one_zero_shot(entries: Iterable[Entry]) -> None:
+    """Records call it by one name, or by its template."""
+    named: dict[str | None, list[str]] = {}
+    for entry in entries:
+        if entry.defense is None:
+            named.setdefault(entry.template, []).append(entry.name)
+    for names in named.values():
+        if len(names) > 1:
+            raise InputError(f"{_listed(names)} are the same: method {ZERO_SHOT!r} has no settings; keep one of them")
+
+
+def _kept(name: str, table: Table, cells: Table) -> tuple[str, ...] | None:
+    """The only cells that a method is in, or None."""
+    if "cells" not in table:
+        return None
+    place = f"[defenses.{name}] cells"
+    for cell in (only := _names(place, table["cells"])):
+        if cell not in cells:
+            raise unknown(f"cell of {place}", cell, cells)
+    return only
 
 
 def _entry(name: str, table: Any) -> Entry:
     place = f"[defenses.{name}]"
-    if not isinstance(table, dict) or "method" not in table:
+    _check_name(place, name)
+    if not isinstance(table, dict) or not isinstance(table.get("method"), str):
         raise InputError(f"{place}: expected a table with method = '...'")
     settings = {key: _tuple(value) for key, value in table.items() if key not in _OWN}
-    own = {key: table[key] for key in ("guarantee", "baseline", "per_sigma") if key in table}
-    own |= {key: _numbers(f"{place} {key}", table[key], int) for key in ("shots", "seeds") if key in table}
+    own: Table = {key: _truth(f"{place} {key}", table[key]) for key in ("baseline", "per_sigma") if key in table}
+    own |= {"shots": _wholes(f"{place} shots", table["shots"], 1)} if "shots" in table else {}
+    own |= {"seeds": _wholes(f"{place} seeds", table["seeds"], 0)} if "seeds" in table else {}
+    if "guarantee" in table:
+        own["guarantee"] = table["guarantee"]
+        if table["guarantee"] not in get_args(Guarantee):
+            raise unknown(f"guarantee of {place}", str(table["guarantee"]), get_args(Guarantee))
     if table["method"] == ZERO_SHOT:
+        template = settings.pop("template", None)
         if settings:
-            raise InputError(f"{place}: {ZERO_SHOT} has no settings, got {_listed(settings)}")
-        return Entry(name=name, **own)
+            raise InputError(
+                f"{place}: {ZERO_SHOT} has no settings, got {_listed(settings)}; only template is possible"
+            )
+        if template is not None and str(template).count("{}") != 1:
+            raise InputError(f"{place} template: expected one {{}} for the class's words, got {template!r}")
+        return Entry(name=name, template=template, **own)
     try:
         entry = Entry(name=name, defense=DEFENSES.build(table["method"], **settings), **own)
     except InputError as error:
@@ -134,27 +233,35 @@ def _entry(name: str, table: Any) -> Entry:
     return entry
 
 
-def _cell(name: str, table: Table, kept: Mapping[str, Sequence[str] | None]) -> Cell:
+def _cell(name: str, shared: Table, own: Any, kept: Mapping[str, Sequence[str] | None]) -> Cell:
     """A cell certifies the methods it names, or all that are not kept for other cells."""
     place = f"[cells.{name}]"
-    _known(f"key of {place}", table, ("defenses", "limit", "shots", "seeds", "sigma", "certifier"))
-    chosen = table.get("defenses") or [entry for entry, only in kept.items() if only is None or name in only]
+    _check_name(place, name)
+    if not isinstance(own, dict):
+        raise InputError(f"{place}: expected a table, or false to leave the cell out, got {own!r}")
+    _known(f"key of {place}", own, ("defenses", *shared, *_GRID))
+    table = _merged(shared, own)
+    entries = tuple(entry for entry, only in kept.items() if only is None or name in only)
+    chosen = _names(f"{place} defenses", table["defenses"]) if "defenses" in table else entries
     for entry in chosen:
         if entry not in kept:
             raise unknown(f"defense of {place}", entry, kept)
-    settings = {key: _tuple(value) for key, value in table["certifier"].items()}
-    certifier = CERTIFIERS.build(settings.pop("name", "gaussian"), **settings)
+    if not chosen:
+        raise InputError(f"{place} compares nothing: all defenses are kept for other cells")
+    settings = {key: _tuple(value) for key, value in _table(table, "certifier").items()}
+    certifier = CERTIFIERS.build(str(settings.pop("name", "gaussian")), **settings)
+    check_draws(certifier, certifier.alpha)
     sigmas = _numbers(f"{place} sigma", table.get("sigma", ()), float)
     for sigma in sigmas:
         check_sigma(sigma)
     return Cell(
         name=name,
-        entries=tuple(chosen),
+        entries=chosen,
         certifier=certifier,
         sigmas=sigmas,
-        shots=_numbers(f"{place} shots", table.get("shots", [16]), int),
-        seeds=_numbers(f"{place} seeds", table.get("seeds", [1]), int),
-        limit=table.get("limit"),
+        shots=_wholes(f"{place} shots", table.get("shots", 16), 1),
+        seeds=_wholes(f"{place} seeds", table.get("seeds", 1), 0),
+        limit=None if table["limit"] is None else _wholes(f"{place} limit", table["limit"], 1)[0],
     )
 
 
@@ -167,10 +274,35 @@ def _table(recipe: Table, name: str, keys: Sequence[str] | None = None) -> Table
     return table
 
 
-def _known(kind: str, table: Table, names: Sequence[str]) -> None:
+def _known(kind: str, table: Table, names: Iterable[str]) -> None:
     for key in table:
         if key not in names:
             raise unknown(kind, key, names)
+
+
+def _check_name(place: str, name: str) -> None:
+    """Names become file names."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{place}: expected a name of letters, digits, '.', '_' and '-'")
+
+
+def _names(place: str, values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) for value in values):
+        raise InputError(f"{place}: expected a list of names, got {values!r}")
+    return tuple(dict.fromkeys(values))
+
+
+def _truth(place: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{place}: expected true or false, got {value!r}")
+    return value
+
+
+def _wholes(place: str, values: Any, least: int) -> tuple[int, ...]:
+    found: tuple[int, ...] = _numbers(place, values, int)
+    if min(found) < least:
+        raise InputError(f"{place}: expected at least {least}, got {min(found)}")
+    return found
 
 
 def _numbers(place: str, values: Any, kind: type[int] | type[float]) -> tuple[Any, ...]:

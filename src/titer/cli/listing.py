@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 
-from titer.cli.output import document, table
+from titer.cli.output import document, note, table
 from titer.errors import unknown
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -30,6 +30,8 @@ def list_(
     Example: titer list certifiers
     """
     known = _known()
+    if kind in (None, "recipes"):
+        known["recipes"] = _recipes()
     if kind is not None and kind not in known:
         raise unknown("kind", kind, known)
     rows = [(name, entry, text) for name in known if kind in (None, name) for entry, text in known[name].items()]
@@ -37,20 +39,25 @@ def list_(
         document([{"kind": name, "name": entry, "description": text} for name, entry, text in rows])
     else:
         table(("kind", "name", "description"), rows)
+    if "recipes" in known and not known["recipes"] and kind == "recipes":
+        note("there is no folder recipes/ here; a recipe is a file: titer run FILE.toml --out DIR")
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="certifier or defense.")],
-    name: Annotated[str, typer.Argument(help="A name that `titer list` shows.")],
+    kind: Annotated[str, typer.Argument(help="certifier, defense or recipe.")],
+    name: Annotated[str, typer.Argument(help="A name that `titer list` shows; of a recipe, its path.")],
     json: Json = False,
 ) -> None:
-    """Show a method: what it does, its settings and their defaults.
+    """Show a method: what it does, its settings and their defaults. Or a recipe, with what it extends.
 
     Example: titer show certifier anytime
     """
     methods = _methods()
+    if kind.removesuffix("s") == "recipe":
+        _show_recipe(name, json)
+        return
     if kind.removesuffix("s") not in methods:
-        raise unknown("kind", kind, methods)
+        raise unknown("kind", kind, [*methods, "recipe"])
     method = methods[kind.removesuffix("s")][name]
     fields = {field.name: _default(field) for field in dataclasses.fields(method)}
     if json:
@@ -58,6 +65,31 @@ def show(
         return
     print(inspect.getdoc(method), end="\n\n")
     table(("setting", "default"), list(fields.items()))
+
+
+def _show_recipe(path: str, json: bool) -> None:
+    from titer.config import read_tables
+
+    recipe = read_tables(path)
+    if json:
+        document(recipe)
+    else:
+        table(("key", "value"), list(_flat(recipe)))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys as --set takes them."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _recipes() -> dict[str, str]:
+    from titer.config import recipes_here
+
+    return recipes_here()
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -17,17 +17,20 @@ def register(app: typer.Typer) -> None:
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run directories, or per-image TSV files of the field.", metavar="RUN...")
+        list[Path],
+        typer.Argument(
+            help="Run directories, per-image TSV files of the field, or directories of titer run.", metavar="RUN..."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")],
     by: Annotated[
         str | None, typer.Option("--by", help="Break results down by a column that the records carry.")
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about one or more runs.
+    """Write one self-contained HTML page about one or more runs, or about one or more comparisons.
 
     Example: titer report runs/first --out first.html
     """
-    from titer.report.page import report as write
+    from titer.report.comparison import report_on
 
-    note(f"wrote {write(runs, out, by)}")
+    note(f"wrote {report_on(runs, out, by)}")

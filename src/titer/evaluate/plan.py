@@ -97,7 +97,7 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included."""
         return {
-            "certifier": _name_of(self.method),
+            "certifier": certifier_name(self.method),
             **settings_of(self.method),
             "sigma": list(self.sigmas),
             "joint": self.joint,
@@ -141,7 +141,7 @@ class Plan:
         }
 
 
-def _name_of(method: Method) -> str:
+def certifier_name(method: Method) -> str:
     """The method's registered name."""
     return (
         "predict"
@@ -232,7 +232,7 @@ def plan(
         seed=number,
         by=tuple(by),
     )
-    _check_draws(chosen)
+    check_draws(method, chosen.alpha)
     return chosen
 
 
@@ -266,12 +266,20 @@ def _check_columns(data: Data, by: Sequence[str]) -> None:
             raise unknown("column", column, data.columns)
 
 
-def _check_draws(chosen: Plan) -> None:
-    """Refuse counts that can never answer, before anything is drawn."""
-    method, fewest = chosen.method, chosen.method.fewest_draws(chosen.alpha)
+def check_draws(method: Method, alpha: float) -> None:
+    """Refuse counts that can never answer, before anything is drawn.
+
+    Args:
+        method: the certifier.
+        alpha: what each statement may spend.
+
+    Raises:
+        InputError: saying how many draws are needed.
+    """
+    fewest = method.fewest_draws(alpha)
     if method.n < fewest:
         raise InputError(
-            f"n = {method.n} can never give an answer at alpha {chosen.alpha:g}: even if all votes agree, "
+            f"n = {method.n} can never give an answer at alpha {alpha:g}: even if all votes agree, "
             f"at least {fewest} draws are needed"
         )
 

@@ -10,25 +10,30 @@ import dataclasses
 import json
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from titer.data import load_data
+from titer.data.classes import Wording
 from titer.data.example import Data
 from titer.data.load import load_all
 from titer.defenses import DEFENSES, Defense
 from titer.defenses.adapter import CONFIG, WEIGHTS, facts_of
-from titer.errors import InputError
+from titer.errors import InputError, RunError
 from titer.evaluate.fitting import fit
-from titer.evaluate.plan import Certifier
+from titer.evaluate.plan import Certifier, certifier_name
 from titer.evaluate.smoothing import certify
 from titer.models import load_model
 from titer.models.encoder import Encoder
 from titer.registry import settings_of
-from titer.results.study import STUDY
+from titer.results.store import differences
+from titer.results.study import STUDY, ZERO_SHOT
 
-ZERO_SHOT = "zero-shot"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Entry:
         shots: images of each class to fit it on; the cell's unless given.
         seeds: of its fits; the cell's unless given.
         per_sigma: fit it anew for each noise level rather than once for all of them.
+        template: zero-shot: a text with ``{}`` for the class's words; the words themselves where None.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Entry:
     shots: tuple[int, ...] | None = None
     seeds: tuple[int, ...] | None = None
     per_sigma: bool = False
+    template: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ class Study:
         split: where the images that are certified come from.
         entries: methods by name.
         cells: what is certified.
+        wording: classes and words in the place of the data set's own.
     """
 
     title: str
@@ -95,6 +103,7 @@ class Study:
     split: str
     entries: Mapping[str, Entry]
     cells: tuple[Cell, ...]
+    wording: Wording | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class PromptSet:
     def name(self) -> str:
         """What records call it."""
         if self.entry.defense is None:
-            return ZERO_SHOT
+            return ZERO_SHOT if self.entry.template is None else self.entry.template
         sigma = "" if self.sigma is None else f"-sigma{self.sigma:g}"
         return f"{self.entry.name}{sigma}{'' if self.shots is None else f'-{self.shots}'}-s{self.seed}"
 
@@ -156,17 +165,22 @@ def run_study(
         RunError: if no image could be certified.
     """
     out = Path(out)
-    encoder, everything = load_model(study.model, device=device), load_all(study.data)
-    number = _seed(out, seed)
-    said = _said(study, encoder, number, command)
-    _write(out, said)
-    for prompts in _prompt_sets(study):
-        said["prompts"][prompts.name] = _fitted(prompts, encoder, everything, out)
-        _write(out, said)
-    for cell in study.cells:
-        data = load_data(study.data, split=study.split, limit=cell.limit)
-        for sigma in cell.sigmas:
-            _certified(study, cell, sigma, encoder, data, out, number, workers, command)
+    for name, value, least in (("seed", seed, 0), ("workers", workers, 1)):
+        if value is not None and value < least:
+            raise InputError(f"{name}: expected at least {least}, got {value}")
+    sets = _prompt_sets(study)
+    _refuse_foreign(out)
+    # all that can be refused is refused before the first fit
+    encoder, everything = load_model(study.model, device=device), load_all(study.data, study.wording)
+    judged = {cell.name: load_data(study.data, study.split, cell.limit, study.wording) for cell in study.cells}
+    with _alone(out):
+        said = _begun(out, _said(study, encoder, everything, command), seed)
+        for prompts in sets:
+            said["prompts"][prompts.name] = _fitted(prompts, encoder, everything, out)
+            _write(out, said)
+        for cell in study.cells:
+            for sigma in cell.sigmas:
+                _certified(study, cell, sigma, encoder, judged[cell.name], out, said["seed"], workers, command)
     return out
 
 
@@ -183,47 +197,127 @@ def prompt_sets(study: Study, cell: Cell, sigma: float) -> Iterator[PromptSet]:
 
 
 def _prompt_sets(study: Study) -> list[PromptSet]:
-    """All of them, each once; those with the most shots first, since stores of fewer shots are parts of theirs."""
-    found = {
-        prompts.name: prompts
-        for cell in study.cells
-        for sigma in cell.sigmas
-        for prompts in prompt_sets(study, cell, sigma)
-    }
+    """All of them, each once; those with the most shots first, since stores of fewer shots are parts of theirs.
+
+    Raises:
+        InputError: if two of them would have one name.
+    """
+    found: dict[str, PromptSet] = {}
+    for cell in study.cells:
+        for sigma in cell.sigmas:
+            for prompts in prompt_sets(study, cell, sigma):
+                if found.setdefault(prompts.name, prompts) != prompts:
+                    named = prompts.entry.name, found[prompts.name].entry.name
+                    raise InputError(
+                        f"{' and '.join(named)} both make prompts named {prompts.name!r}; rename one of them"
+                    )
     return sorted(found.values(), key=lambda prompts: -(prompts.shots or 0))
 
 
-def _seed(out: Path, seed: int | None) -> int:
+def _refuse_foreign(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; --out needs a directory")
+    if out.is_dir() and not (out / STUDY).exists() and any(entry.name != LOCK for entry in out.iterdir()):
+        raise InputError(f"{out} is not empty and holds no comparison; choose another --out")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Nobody else writes to a comparison meanwhile."""
+    lock = FileLock(out / LOCK)
     try:
-        recorded = json.loads((out / STUDY).read_text(encoding="utf-8"))["seed"]
-    except (FileNotFoundError, NotADirectoryError):
-        return secrets.randbits(63) if seed is None else seed
-    except (ValueError, KeyError) as error:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise InputError(f"another process is writing to {out}; wait for it or choose another --out") from error
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _begun(out: Path, said: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    """What study.json says from here on: begun now, or earlier with the same recipe and seed."""
+    earlier = _earlier(out)
+    if earlier is None:
+        begun = said | {"seed": secrets.randbits(63) if seed is None else seed}
+        _write(out, begun)
+        return begun
+    wanted = {} if seed is None else {"seed": seed}
+    now = json.loads(json.dumps(earlier | said | wanted))
+    found = differences(_identity(earlier), _identity(now))
+    if found:
+        raise InputError(f"{out} belongs to another comparison: {'; '.join(found)}; choose another --out")
+    return said | {"seed": earlier["seed"], "prompts": earlier["prompts"]}
+
+
+def _earlier(out: Path) -> dict[str, Any] | None:
+    try:
+        told: dict[str, Any] = json.loads((out / STUDY).read_text(encoding="utf-8"))
+        _identity(told)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{out / STUDY} is damaged: {error}") from error
-    if seed not in (None, recorded):
-        raise InputError(f"{out} was begun with seed {recorded}, now {seed}; choose another --out")
-    return int(recorded)
+    return told
 
 
-def _said(study: Study, encoder: Encoder, seed: int, command: str) -> dict[str, Any]:
-    """What study.json says before the first fit."""
+def _identity(told: Mapping[str, Any]) -> dict[str, Any]:
+    """All of study.json that changes a number; which methods are baselines is the page's."""
+    return {
+        "seed": told["seed"],
+        "model": told["model"]["fingerprint"],
+        "data": told["data"],
+        "defenses": {
+            name: {key: value for key, value in facts.items() if key != "baseline"}
+            for name, facts in told["entries"].items()
+        },
+        "cells": {cell["name"]: cell for cell in told["cells"]},
+    }
+
+
+def _said(study: Study, encoder: Encoder, data: Data, command: str) -> dict[str, Any]:
+    """What study.json says before the first fit, but for the seed."""
     return {
         "title": study.title,
         "command": command,
-        "seed": seed,
         "model": {"name": encoder.name, "fingerprint": encoder.fingerprint},
-        "data": {"name": study.data, "split": study.split},
+        "data": {"name": data.name, "split": study.split, **({} if study.wording is None else vars(study.wording))},
         "entries": {
             name: {
                 "method": ZERO_SHOT if entry.defense is None else _method(entry.defense),
-                "settings": {} if entry.defense is None else settings_of(entry.defense),
+                "settings": _settings(entry),
+                "guarantee": entry.guarantee,
                 "baseline": entry.baseline,
+                "shots": entry.shots,
+                "seeds": entry.seeds,
                 "per_sigma": entry.per_sigma,
             }
             for name, entry in study.entries.items()
         },
         "prompts": {},
-        "cells": [{"name": cell.name, "runs": [_run(cell, sigma) for sigma in cell.sigmas]} for cell in study.cells],
+        "cells": [_told(cell) for cell in study.cells],
+    }
+
+
+def _settings(entry: Entry) -> dict[str, Any]:
+    if entry.defense is not None:
+        return settings_of(entry.defense)
+    return {} if entry.template is None else {"template": entry.template}
+
+
+def _told(cell: Cell) -> dict[str, Any]:
+    return {
+        "name": cell.name,
+        "runs": [_run(cell, sigma) for sigma in cell.sigmas],
+        "defenses": cell.entries,
+        "certifier": {"name": certifier_name(cell.certifier), **settings_of(cell.certifier)},
+        "sigma": cell.sigmas,
+        "shots": cell.shots,
+        "seeds": cell.seeds,
+        "limit": cell.limit,
     }
 
 
@@ -236,11 +330,13 @@ def _run(cell: Cell, sigma: float) -> str:
 
 
 def _write(out: Path, said: Mapping[str, Any]) -> None:
+    """Replace study.json atomically."""
+    partial = out / f"{STUDY}.partial"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / STUDY).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(out / STUDY)
     except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror}") from error
+        raise RunError(f"cannot write to {out}: {error.strerror}; type the same command again to go on") from error
 
 
 def _fitted(prompts: PromptSet, encoder: Encoder, data: Data, out: Path) -> dict[str, Any]:
@@ -261,7 +357,7 @@ def _fitted(prompts: PromptSet, encoder: Encoder, data: Data, out: Path) -> dict
             defense, encoder, data, out=path, shots=prompts.shots, seed=prompts.seed, cache=out / "features",
             command=f"part of {out.name}",
         )  # fmt: skip
-    facts = json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]
+    facts = _facts(path)
     kept = {"fit_seconds": facts["seconds"], "images": len(facts["ids"]), "warnings": facts["warnings"]}
     return told | kept | {"bytes": (path / WEIGHTS).stat().st_size}
 
@@ -272,9 +368,10 @@ def _is_done(path: Path, expected: Mapping[str, Any]) -> bool:
     Raises:
         InputError: if another one is.
     """
-    if not (path / CONFIG).exists() or not (path / WEIGHTS).exists():
+    if not (path / CONFIG).exists():
+        (path / WEIGHTS).unlink(missing_ok=True)  # of a fit that was interrupted between its two files
         return False
-    facts = json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]
+    facts = _facts(path)
     differing = [name for name, value in json.loads(json.dumps(expected)).items() if facts.get(name) != value]
     if differing:
         raise InputError(
@@ -282,6 +379,15 @@ def _is_done(path: Path, expected: Mapping[str, Any]) -> bool:
             "remove that directory"
         )
     return True
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What a fit says of itself."""
+    try:
+        facts: dict[str, Any] = json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path / CONFIG} is damaged: {error}; remove {path} to fit it again") from error
+    return facts
 
 
 def _certified(
@@ -305,8 +411,11 @@ def _certified(
         seed=seed,
         workers=workers,
         prompts=tuple(
-            ZERO_SHOT if prompts.defense is None else str(out / "prompts" / prompts.name) for prompts in sets
+            ZERO_SHOT if prompts.defense is None else str(out / "prompts" / prompts.name)
+            for prompts in sets
+            if prompts.entry.template is None
         ),
+        templates=tuple(prompts.entry.template for prompts in sets if prompts.entry.template is not None),
         guarantee={prompts.name: prompts.entry.guarantee for prompts in sets if prompts.entry.guarantee is not None},
         command=command,
         images=False,

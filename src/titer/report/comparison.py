@@ -2,55 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from titer.errors import InputError
-from titer.report.page import template, write_page
+from titer.report.arms import (
+    HEADLINE,
+    accuracy_table,
+    asks_one_radius,
+    best,
+    certified_share,
+    chance,
+    classes,
+    cost_table,
+    headline_cell,
+    headline_table,
+    mixture_table,
+    name_of,
+    overview_table,
+    radii_of,
+    shots_table,
+    tests_table,
+)
+from titer.report.page import report, template, write_page
 from titer.report.plots import arm_figure, shots_figure
-from titer.report.tables import MISSING, Share, Table, Value, radius_text
+from titer.report.tables import Table
 from titer.report.words import GUARANTEES
-from titer.results.study import Arm, StudyCell, StudyResults, read_study
-from titer.results.summary import largest_provable
-from titer.statistics.comparisons import Comparison, holm, mcnemar, paired
+from titer.results.study import ZERO_SHOT, Arm, StudyCell, StudyResults, is_study, read_study
 from titer.statistics.intervals import group_codes
-from titer.statistics.ranking import balanced_mean
 
-RADII = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-HEADLINE = 0.25
-_REFERENCE = "zero-shot"
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure.
+
+    Args:
+        svg: what is shown.
+        words: what it shows, for those who do not see it.
+        caption: below it.
+    """
+
+    svg: Markup
+    words: str
+    caption: str
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the page says of one cell.
+    """A part of the page.
 
     Args:
-        title: of the cell.
-        tables: accuracy at each sigma, then tests.
-        figures: with a text for those who do not see them.
+        title: what it is about.
+        text: below the title; may be empty.
+        figures: first.
+        tables: then.
+        folded: and last those that are closed at first.
     """
 
     title: str
-    tables: tuple[Table, ...]
-    figures: tuple[tuple[Markup, str], ...]
+    text: str = ""
+    figures: tuple[Drawing, ...] = ()
+    tables: tuple[Table, ...] = ()
+    folded: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one comparison."""
+    """What the page says of one comparison, what a reader wants first at the top."""
 
     title: str
     facts: tuple[str, ...]
     alarms: tuple[str, ...]
+    verdicts: tuple[str, ...]
     parts: tuple[Part, ...]
-    costs: tuple[Table, ...]
     guarantees: tuple[tuple[str, str], ...]
-    settings: Table
+    settings: tuple[Table, ...]
     command: str
 
 
@@ -65,10 +96,35 @@ def compare_page(paths: Sequence[Path | str], out: Path | str) -> Path:
         InputError: if a directory is no comparison, or has no results yet.
     """
     studies = [read_study(path) for path in paths]
+    sections = [section(study) for study in studies]
     page = template("comparison.html.jinja").render(
-        overview=overview_table(studies) if len(studies) > 1 else None, sections=[section(study) for study in studies]
+        overview=overview_table(studies) if len(studies) > 1 else None, sections=sections
     )
     return write_page(page, out)
+
+
+def report_on(paths: Sequence[Path], out: Path, by: str | None = None) -> Path:
+    """The page of runs, or of comparisons.
+
+    Args:
+        paths: directories that ``titer run`` wrote; or run directories and per-image files.
+        out: the file to write.
+        by: a column of the runs' records to break results down by.
+
+    Raises:
+        InputError: for both kinds at once, or whatever ``compare_page`` or ``report`` refuses.
+    """
+    studies = [path for path in paths if is_study(path)]
+    if not studies:
+        return report(paths, out, by)
+    if len(studies) < len(paths):
+        other = next(path for path in paths if path not in studies)
+        raise InputError(f"{studies[0]} is a comparison and {other} is not; give them pages of their own")
+    if by is not None:
+        raise InputError(
+            f"--by {by}: the page of a comparison is not broken down; name one of its runs, such as {studies[0]}/runs/..."
+        )
+    return compare_page(studies, out)
 
 
 def section(study: StudyResults) -> Section:
@@ -79,16 +135,17 @@ def section(study: StudyResults) -> Section:
     """
     finished = [cell for cell in study.cells if cell.arms]
     if not finished:
-        raise InputError(f"{study.path} has no finished samples to report")
+        raise InputError(f"{study.path} has no finished samples to report; titer run goes on with it")
+    first = headline_cell(finished)
     kinds = dict.fromkeys(arm.guarantee for cell in finished for arm in cell.arms)
     return Section(
         title=str(study.info["title"]),
-        facts=tuple(_facts(study, finished[0])),
+        facts=tuple(_facts(study, first)),
         alarms=tuple(_alarms(study)),
-        parts=tuple(_part(cell) for cell in finished),
-        costs=(*(table for cell in finished if (table := mixture_table(cell))), cost_table(finished)),
+        verdicts=tuple(verdict(first, sigma) for sigma in first.sigmas if HEADLINE in radii_of(first, sigma)),
+        parts=tuple(_parts(finished, first)),
         guarantees=tuple((kind, GUARANTEES[kind]) for kind in kinds),
-        settings=_settings(study),
+        settings=(cells_table(study), methods_table(study)),
         command=str(study.info["command"]),
     )
 
@@ -98,9 +155,10 @@ def _facts(study: StudyResults, cell: StudyCell) -> Iterator[str]:
     yield str(study.info["model"]["name"])
     yield str(study.info["data"]["name"])
     yield f"{study.info['data']['split']} split"
-    yield f"{len(arm.ids)} images, {len(set(arm.labels.tolist()))} classes"
-    if len({*arm.groups} - {None}) not in (0, len(arm.ids)):
-        yield f"{len(set(arm.groups))} groups"
+    yield f"{len(arm.ids)} images of {classes(arm)} classes"
+    groups = len(np.unique(group_codes(arm.groups)))
+    if groups < len(arm.ids):
+        yield f"{groups} groups"
 
 
 def _alarms(study: StudyResults) -> Iterator[str]:
@@ -112,9 +170,8 @@ def _alarms(study: StudyResults) -> Iterator[str]:
                 yield f"{run.path.name} is {run.info['status']}; its rows are of the images that all methods have."
             if run.failures:
                 yield f"{len(run.failures)} images of {run.path.name} failed and are in no number."
-    fits = {name: told["warnings"] for name, told in study.info["prompts"].items() if told.get("warnings")}
-    for name, warnings in fits.items():
-        yield f"{name}: {'; '.join(warnings)}."
+    yield from _collapses(study.info["prompts"])
+    yield from _warnings(study)
     if any(arm.guarantee == "conditional" for cell in study.cells for arm in cell.arms):
         yield (
             "Rows marked conditional do not hold for a deployed pipeline that adapts to its input. They are shown, drawn in "
@@ -122,290 +179,96 @@ def _alarms(study: StudyResults) -> Iterator[str]:
         )
 
 
-def _part(cell: StudyCell) -> Part:
-    figures = []
+def _collapses(prompts: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each method some of whose fits collapsed."""
+    for entry in dict.fromkeys(told["entry"] for told in prompts.values()):
+        own = {name: told for name, told in prompts.items() if told["entry"] == entry}
+        found = {name: told["warnings"] for name, told in own.items() if told.get("warnings")}
+        if found:
+            listed = "; ".join(f"{name}: {', '.join(texts)}" for name, texts in found.items())
+            yield f"{len(found)} of {len(own)} fits of {entry} have a warning ({listed})."
+
+
+def _warnings(study: StudyResults) -> Iterator[str]:
+    """What records say beside what their fit said: a line for each method and text."""
+    told = {text for facts in study.info["prompts"].values() for text in facts.get("warnings", ())}
+    found: dict[tuple[str, str], None] = {}
+    for arm in (arm for cell in study.cells for arm in cell.arms):
+        texts = {text for records in arm.records for record in records for text in record.get("warnings", ())}
+        found |= dict.fromkeys((arm.entry, text) for text in sorted(texts - told))
+    for entry, text in found:
+        yield f"{entry}: {text}."
+
+
+def verdict(cell: StudyCell, sigma: float) -> str:
+    """The headline at one sigma, for someone who reads nothing else."""
+    sound = [arm for arm in cell.at(sigma) if arm.guarantee != "conditional"]
+    baseline = best([arm for arm in sound if arm.facts["baseline"]], HEADLINE)
+    method = best([arm for arm in sound if not arm.facts["baseline"]], HEADLINE)
+    zero_shot = next((arm for arm in sound if arm.facts["method"] == ZERO_SHOT), None)
+    parts = [f"At sigma {sigma:g}, a constant answer is right and certified at radius {HEADLINE:g} on {chance(cell)}"]
+    parts += [f"{zero_shot.entry} on {_said(zero_shot)}"] if zero_shot is not None else []
+    if baseline is not None and baseline is not zero_shot:
+        parts.append(f"the best baseline, {name_of(baseline)}, on {_said(baseline)}")
+    if method is not None:
+        parts.append(f"the best sound method, {name_of(method)}, on {_said(method)}")
+    behind = method is not None and baseline is not None and _estimate(method) <= _estimate(baseline)
+    return f"{', '.join(parts)}." + (" No method is above the best baseline." if behind else "")
+
+
+def _said(arm: Arm) -> str:
+    share = certified_share(arm, HEADLINE)
+    return f"{share.text} ({share.range} %)"
+
+
+def _estimate(arm: Arm) -> float:
+    return certified_share(arm, HEADLINE).interval.estimate
+
+
+def _parts(cells: Sequence[StudyCell], first: StudyCell) -> Iterator[Part]:
+    """The headline, curves, shots, costs, one fit for all noise levels or several."""
+    tests = tests_table(first)
+    yield Part(
+        title=f"Certified accuracy at radius {HEADLINE:g}",
+        tables=(headline_table(first), *([tests] if tests else [])),
+    )
+    curves = [cell for cell in cells if not asks_one_radius(cell)]
+    for cell in curves:
+        yield _curves(cell, cell is first, len(curves) > 1)
+    for cell in cells:
+        yield from _shots(cell)
+    yield Part("Costs", tables=(cost_table(cells),))
+    mixtures = tuple(table for cell in cells if (table := mixture_table(cell)))
+    if mixtures:
+        yield Part("One fit for all noise levels, or one for each", tables=mixtures)
+
+
+def _curves(cell: StudyCell, is_first: bool, several: bool) -> Part:
     sound = [arm for arm in cell.arms if arm.guarantee != "conditional"]
-    if not _asks_one_radius(cell):
-        figures.append((Markup(arm_figure(sound, RADII)), _in_words(cell)))  # noqa: S704
-    if len({arm.shots for arm in sound} - {None}) > 1:
-        drawn = Markup(shots_figure(sound, HEADLINE))  # noqa: S704
-        figures.append(
-            (drawn, f"Certified accuracy at radius {HEADLINE:g} against shots; the values are in the last table")
-        )
-    tables = [accuracy_table(cell, sigma) for sigma in cell.sigmas]
-    tables += [table for table in (tests_table(cell), shots_table(cell)) if table]
-    return Part(cell.name, tuple(tables), tuple(figures))
-
-
-def _asks_one_radius(cell: StudyCell) -> bool:
-    return cell.arms[0].parts[0].asks_one_radius
-
-
-def radii_of(cell: StudyCell, sigma: float) -> list[float]:
-    """Radii that the cell's draws can prove at a sigma, of those that tables show."""
-    part = cell.at(sigma)[0].parts[0]
-    if part.asks_one_radius:
-        return [float(radius) for radius in part.run.info["settings"]["radii"]]
-    return [radius for radius in RADII if radius <= largest_provable(part)]
-
-
-def name_of(arm: Arm) -> str:
-    """The method, with a mark if some of its fits collapsed."""
-    mark = f" (collapsed: {arm.collapsed} of {len(arm.sets)} fits)" if arm.collapsed else ""
-    return arm.entry + mark
-
-
-def _fits(arm: Arm) -> str:
-    if arm.sets[0].get("seed") is None:
-        return MISSING
-    shots = "no labels" if arm.shots is None else f"{arm.shots} shots"
-    return f"{shots}, {len(arm.sets)} fit{'s' if len(arm.sets) > 1 else ''}"
-
-
-def certified_share(arm: Arm, radius: float) -> Share:
-    """Class-balanced share of images right and certified at a radius, mean over the seeds of the fit."""
-    return Share(balanced_mean(arm.certified(radius), arm.labels, arm.groups), len(arm.ids))
-
-
-def accuracy_table(cell: StudyCell, sigma: float) -> Table:
-    """Clean and certified accuracy of all methods at one sigma."""
-    shown, arms = radii_of(cell, sigma), cell.at(sigma)
-    classes = len(set(arms[0].labels.tolist()))
-    constant = f"{100 / classes:.0f} %"
-    return Table(
-        title=f"Certified accuracy, sigma {sigma:g}",
-        caption=f"Class-balanced share of {len(arms[0].ids)} images that are right and certified at L2 radius r, mean over "
-        "fits, with 95 % intervals; clean is the accuracy without noise and without smoothing. A constant answer is certified at "
-        "every radius.",
-        columns=("method", "guarantee", "fitted on", "clean", *(f"r ≥ {radius_text(radius)}" for radius in shown)),
-        rows=(
-            *(_accuracy_row(arm, shown) for arm in arms),
-            ("constant answer", "fixed", MISSING, constant, *(constant for _ in shown)),
-        ),
+    drawing = Drawing(
+        Markup(arm_figure(sound)),  # noqa: S704
+        _in_words(cell),
+        "Class-balanced, mean over fits, of each method with the most shots. Intervals are in the tables. The curves end at the "
+        "largest radius that the draws can prove.",
+    )
+    tests = None if is_first else tests_table(cell)
+    first, *others = (accuracy_table(cell, sigma) for sigma in cell.sigmas)
+    return Part(
+        title="Certified accuracy against radius" + (f": cell {cell.name}" if several else ""),
+        figures=(drawing,),
+        tables=(first,),
+        folded=(*others, *([tests] if tests else [])),
     )
 
 
-def _accuracy_row(arm: Arm, shown: Sequence[float]) -> tuple[Value, ...]:
-    clean = Share(balanced_mean(arm.clean, arm.labels, arm.groups), len(arm.ids))
-    return name_of(arm), arm.guarantee, _fits(arm), clean, *(certified_share(arm, radius) for radius in shown)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A method against another at one sigma.
-
-    Args:
-        arm: the method.
-        other: what it is compared with.
-        comparison: the difference, method minus other.
-        mcnemar: p-value within the first seed of both; None where images share groups, since it knows no groups.
-    """
-
-    arm: Arm
-    other: Arm
-    comparison: Comparison
-    mcnemar: float | None
-
-
-def pairs(cell: StudyCell, radius: float) -> list[Pair]:
-    """Every sound method against zero-shot, and every one that is no baseline against the best baseline of its sigma."""
-    found = []
-    for sigma in cell.sigmas:
-        sound = [arm for arm in cell.at(sigma) if arm.guarantee != "conditional"]
-        reference = next((arm for arm in sound if arm.entry == _REFERENCE), None)
-        best = best_baseline(sound, radius)
-        for arm in sound:
-            others = [reference] if arm is not reference else []
-            others += [best] if best is not reference and not arm.facts["baseline"] else []
-            found += [_pair(arm, other, radius) for other in others if other is not None]
-    return found
-
-
-def best_baseline(arms: Sequence[Arm], radius: float) -> Arm | None:
-    """The baseline with the largest certified accuracy on these images: a hard one, since it is chosen after the fact."""
-    baselines = [arm for arm in arms if arm.facts["baseline"]]
-    return max(baselines, key=lambda arm: certified_share(arm, radius).interval.estimate, default=None)
-
-
-def _pair(arm: Arm, other: Arm, radius: float) -> Pair:
-    return Pair(
-        arm,
-        other,
-        paired(arm.certified(radius), other.certified(radius), arm.labels, arm.groups),
-        mcnemar(arm.of_seed(0, radius), other.of_seed(0, radius)) if _independent(arm) else None,
-    )
-
-
-def _independent(arm: Arm) -> bool:
-    return len(np.unique(group_codes(arm.groups))) == len(arm.ids)
-
-
-def tests_table(cell: StudyCell) -> Table | None:
-    """Paired tests at the headline's radius; None where there is nothing to compare."""
-    found = [pair for pair in pairs(cell, HEADLINE) if HEADLINE in radii_of(cell, pair.arm.sigma)]
-    if not found:
-        return None
-    adjusted = holm([pair.comparison.p for pair in found])
-    return Table(
-        title=f"Paired differences at r = {HEADLINE:g}",
-        caption="Differences of class-balanced certified accuracy in points, on the same images and noise: mean over fits per "
-        "image, then a paired bootstrap that draws groups, with 95 % intervals. Holm's correction runs over all "
-        f"{len(found)} comparisons of this table. McNemar's exact test is within the first fit of both, uncorrected. The best "
-        "baseline is chosen on these images, which favours it.",
-        columns=("method", "sigma", "certified", "against", "its own", "difference", "p (Holm)", "p (McNemar)"),
-        rows=tuple(_test_row(pair, p) for pair, p in zip(found, adjusted, strict=True)),
-    )
-
-
-def _test_row(pair: Pair, p: float) -> tuple[Value, ...]:
-    return (
-        name_of(pair.arm),
-        f"{pair.arm.sigma:g}",
-        f"{100 * certified_share(pair.arm, HEADLINE).interval.estimate:.0f} %",
-        pair.other.entry,
-        f"{100 * certified_share(pair.other, HEADLINE).interval.estimate:.0f} %",
-        difference_text(pair.comparison),
-        p_text(p),
-        MISSING if pair.mcnemar is None else p_text(pair.mcnemar),
-    )
-
-
-def difference_text(comparison: Comparison) -> str:
-    """A difference in points with its interval."""
-    values = (comparison.difference, comparison.low, comparison.high)
-    middle, low, high = (f"{100 * value:+.1f}" for value in values)
-    return f"{middle} ({low} to {high})"
-
-
-def p_text(p: float) -> str:
-    """A p-value as papers print it."""
-    return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0") if p < 1 else "1"
-
-
-def shots_table(cell: StudyCell) -> Table | None:
-    """Certified accuracy at the headline's radius against shots; None where there is one number of shots."""
-    counts = sorted({arm.shots for arm in cell.arms if arm.shots is not None})
-    if len(counts) < 2:
-        return None
-    shown = [sigma for sigma in cell.sigmas if HEADLINE in radii_of(cell, sigma)]
-    arms = {(arm.entry, arm.sigma, arm.shots): arm for arm in cell.arms}
-    rows: list[tuple[Value, ...]] = []
-    for sigma in shown:
-        for entry in dict.fromkeys(arm.entry for arm in cell.arms if arm.shots is not None):
-            found = [arms.get((entry, sigma, count)) for count in counts]
-            if sum(arm is not None for arm in found) > 1:
-                rows.append((entry, f"{sigma:g}", *(_mean_and_spread(arm) for arm in found)))
-    return Table(
-        title=f"Shots, at r = {HEADLINE:g}",
-        caption="Class-balanced certified accuracy in percent, mean over fits (smallest to largest of them).",
-        columns=("method", "sigma", *(f"{count} shots" if count > 1 else "1 shot" for count in counts)),
-        rows=tuple(rows),
-    )
-
-
-def _mean_and_spread(arm: Arm | None) -> str:
-    if arm is None:
-        return MISSING
-    each = [
-        100 * balanced_mean(arm.of_seed(place, HEADLINE).astype(float), arm.labels, arm.groups).estimate
-        for place in range(len(arm.parts))
-    ]
-    return f"{np.mean(each):.0f} ({min(each):.0f} to {max(each):.0f})"
-
-
-def cost_table(cells: Sequence[StudyCell]) -> Table:
-    """Seconds of fitting, adapting and certifying, and bytes to keep."""
-    arms = {arm.entry: arm for cell in reversed(cells) for sigma in cell.sigmas for arm in cell.at(sigma)}
-    order = list(dict.fromkeys(arm.entry for cell in cells for arm in cell.arms))
-    return Table(
-        title="Costs",
-        caption="Medians. A fit's seconds hold the features that it had to make itself; fits that found them in the cache of an "
-        "earlier one paid less. Certification is per image and sigma, from its first draw to its answer, among all prompt "
-        "sets that share the noise; adaptation to the image comes on top.",
-        columns=("method", "fit (s)", "adapting (s per image)", "certifying (s per image)", "bytes"),
-        rows=tuple(
-            (
-                name_of(arms[entry]),
-                _number(arms[entry].median_of_sets("fit_seconds"), "{:.1f}"),
-                _number(arms[entry].median("adapt_seconds"), "{:.3f}"),
-                _number(arms[entry].median("seconds"), "{:.2f}"),
-                _number(arms[entry].median_of_sets("bytes"), "{:,.0f}"),
-            )
-            for entry in order
-        ),
-    )
-
-
-def _number(value: float | None, form: str) -> str:
-    return MISSING if value is None else form.format(value)
-
-
-def mixture_table(cell: StudyCell) -> Table | None:
-    """One fit for all noise levels against one fit for each; None where the recipe has no such pair."""
-    rows: list[tuple[Value, ...]] = []
-    for sigma in cell.sigmas:
-        for each in (arm for arm in cell.at(sigma) if arm.facts["per_sigma"]):
-            mixed = _mixed_of(each, cell.at(sigma))
-            if mixed is not None and HEADLINE in radii_of(cell, sigma):
-                compared = paired(mixed.certified(HEADLINE), each.certified(HEADLINE), mixed.labels, mixed.groups)
-                spent = (_all_levels(cell, arm, name, form) for name, form in _SPENT for arm in (mixed, each))
-                shares = certified_share(mixed, HEADLINE), certified_share(each, HEADLINE)
-                rows.append((mixed.entry, f"{sigma:g}", *shares, difference_text(compared), *spent))
-    if not rows:
-        return None
-    spent_columns = (f"{name}, {which}" for name in ("fit (s)", "bytes") for which in ("mixed", "each"))
-    return Table(
-        title=f"One fit for all noise levels against one for each, at r = {HEADLINE:g} ({cell.name})",
-        caption="Class-balanced certified accuracy, the paired difference in points (mixed minus each, uncorrected), and "
-        "what all noise levels of the cell cost together: seconds of fitting (medians over seeds) and bytes to keep.",
-        columns=("method", "sigma", "mixed", "each", "difference", *spent_columns),
-        rows=tuple(rows),
-    )
-
-
-_SPENT = (("fit_seconds", "{:.1f}"), ("bytes", "{:,.0f}"))
-
-
-def _mixed_of(each: Arm, arms: Sequence[Arm]) -> Arm | None:
-    """The same method with the same settings, fitted once."""
-    same = (
-        arm
-        for arm in arms
-        if not arm.facts["per_sigma"]
-        and (arm.facts["method"], arm.facts["settings"], arm.shots)
-        == (each.facts["method"], each.facts["settings"], each.shots)
-    )
-    return next(same, None)
-
-
-def _all_levels(cell: StudyCell, arm: Arm, name: str, form: str) -> str:
-    """What a method's fits for all noise levels of a cell take."""
-    if not arm.facts["per_sigma"]:
-        return _number(arm.median_of_sets(name), form)
-    levels = [other for sigma in cell.sigmas for other in cell.at(sigma) if other.entry == arm.entry]
-    return _number(sum(level.median_of_sets(name) or 0 for level in levels), form)
-
-
-def overview_table(studies: Sequence[StudyResults]) -> Table:
-    """The headline of every comparison: certified accuracy at one radius, all methods."""
-    rows: list[tuple[Value, ...]] = []
-    for study in studies:
-        cell = next(cell for cell in study.cells if cell.arms)
-        for sigma in cell.sigmas:
-            if HEADLINE in radii_of(cell, sigma):
-                sound = [arm for arm in cell.at(sigma) if arm.guarantee != "conditional"]
-                rows += [_overview_row(study, arm) for arm in sound]
-    return Table(
-        title=f"All data sets, at r = {HEADLINE:g}",
-        caption="Class-balanced certified accuracy, mean over fits, with 95 % intervals.",
-        columns=("data", "sigma", "method", "guarantee", "certified"),
-        rows=tuple(rows),
-    )
-
-
-def _overview_row(study: StudyResults, arm: Arm) -> tuple[Value, ...]:
-    data = Path(str(study.info["data"]["name"])).name
-    return (data, f"{arm.sigma:g}", name_of(arm), arm.guarantee, certified_share(arm, HEADLINE))
+def _shots(cell: StudyCell) -> Iterator[Part]:
+    table = shots_table(cell)
+    if table is not None:
+        sound = [arm for arm in cell.arms if arm.guarantee != "conditional"]
+        words = f"Certified accuracy at radius {HEADLINE:g} against shots; the values are in the table below"
+        caption = "Mean over fits. Methods that need no labels are level lines."
+        drawing = Drawing(Markup(shots_figure(sound, HEADLINE)), words, caption)  # noqa: S704
+        yield Part("Shots", figures=(drawing,), tables=(table,))
 
 
 def _in_words(cell: StudyCell) -> str:
@@ -417,17 +280,31 @@ def _in_words(cell: StudyCell) -> str:
     return "Certified accuracy against radius. " + "; ".join(said) + "."
 
 
-def _settings(study: StudyResults) -> Table:
+def methods_table(study: StudyResults) -> Table:
+    """Every method with all of its settings."""
     return Table(
-        title="Settings",
-        caption="Every method with all of its settings, defaults included.",
+        title="Settings of the methods",
+        caption="Defaults included.",
         columns=("name", "method", "settings"),
         rows=tuple(
-            (
-                name,
-                facts["method"],
-                ", ".join(f"{key} = {value}" for key, value in facts["settings"].items() if value is not None),
-            )
-            for name, facts in study.info["entries"].items()
+            (name, str(facts["method"]), _settings(facts["settings"])) for name, facts in study.info["entries"].items()
         ),
     )
+
+
+def cells_table(study: StudyResults) -> Table:
+    """What was certified with what: a row for each run."""
+    return Table(
+        title="Settings of the runs",
+        caption="Each is a run directory of this comparison.",
+        columns=("run", "seconds", "settings"),
+        rows=tuple(
+            (run.path.name, f"{run.info['seconds']:.0f}", _settings({**run.info["settings"], "seed": run.info["seed"]}))
+            for cell in study.cells
+            for run in cell.runs
+        ),
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in settings.items() if value not in (None, []))

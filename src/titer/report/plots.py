@@ -16,7 +16,6 @@ from titer.report.tables import Line, radius_text, votes
 from titer.results.study import Arm
 from titer.results.summary import Cell, groups, largest_provable, radii, radii_shown
 from titer.statistics import curves
-from titer.statistics.ranking import balanced_mean
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, told apart without colour vision; strokes and marks differ as well."""
@@ -29,6 +28,7 @@ _VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _GRID: "var(--line)"} | 
 _STROKES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)))
 _MARKS = ("o", "s", "^", "D", "v", "P")
 _MOST_POINTS = 150
+_CONSTANT = "constant answer"
 _PANELS_A_ROW = 3
 _LOOK = {
     "svg.fonttype": "none",
@@ -77,27 +77,41 @@ def curve_figure(parts: Sequence[Line]) -> str:
         return _svg(figure, "curve")
 
 
-def arm_figure(arms: Sequence[Arm], at: Sequence[float]) -> str:
-    """Certified accuracy of compared methods at a few radii: a panel for each sigma, a line for each method.
+def arm_figure(arms: Sequence[Arm]) -> str:
+    """Certified accuracy of compared methods against radius: a panel for each sigma, a line for each method.
 
-    Of each method the arm with the most shots is drawn, mean over fits; points are joined by steps, as between two radii the
-    lower value is proven.
+    Of each method the arm with the most shots is drawn, mean over fits. Where only a grid of radii was decided, points are
+    joined by steps: between two of them the lower value is proven.
     """
     sigmas, names = _panels_and_names(arms)
     with rc_context(_LOOK):
         figure, panels = _panels(len(sigmas), 3.4)
         for sigma, axes in zip(sigmas, panels, strict=True):
             last = {arm.entry: arm for arm in arms if arm.sigma == sigma}
-            shown = [radius for radius in at if radius <= largest_provable(next(iter(last.values())).parts[0])]
+            cell = next(iter(last.values())).parts[0]
+            at = radii_drawn(cell) if on_grid(cell) else np.linspace(0, largest_provable(cell), _MOST_POINTS).tolist()
             for arm in last.values():
-                values = [balanced_mean(arm.certified(radius), arm.labels, arm.groups).estimate for radius in shown]
-                _line(axes, shown, values, names.index(arm.entry), arm.entry, steps=True)
+                _line(axes, at, _balanced(arm, at), names.index(arm.entry), arm.entry, steps=True, marks=on_grid(cell))
+            _constant(axes, cell)
+            _limit(axes, [cell])
             axes.set(title=f"sigma {sigma:g}", xlabel="L2 radius")
-            axes.set_xticks(shown, [radius_text(radius) for radius in shown])
             _share_axis(axes)
         panels[0].set_ylabel("certified accuracy")
-        _legend(figure, names)
+        _legend(figure, [*names, _CONSTANT])
         return _svg(figure, "arms")
+
+
+def _balanced(arm: Arm, at: Sequence[float]) -> list[float]:
+    """Class-balanced certified accuracy at some radii, mean over fits."""
+    classes = np.unique(arm.labels)
+    shares = (arm.certified(radius) for radius in at)
+    return [float(np.mean([share[arm.labels == label].mean() for label in classes])) for share in shares]
+
+
+def _constant(axes: Axes, cell: Cell) -> None:
+    """What a constant answer reaches, at every radius."""
+    classes = len({record["label"] for record in cell.labelled})
+    axes.axhline(1 / classes, color=_SOFT, linewidth=1.2, linestyle=(0, (1, 2)), label=_CONSTANT)
 
 
 def shots_figure(arms: Sequence[Arm], radius: float) -> str:
@@ -110,16 +124,18 @@ def shots_figure(arms: Sequence[Arm], radius: float) -> str:
         for sigma, axes in zip(sigmas, panels, strict=True):
             for name in names:
                 own = [arm for arm in reached if (arm.entry, arm.sigma) == (name, sigma)]
-                values = [balanced_mean(arm.certified(radius), arm.labels, arm.groups).estimate for arm in own]
+                values = [value for arm in own for value in _balanced(arm, [radius])]
                 level = len(own) == 1 and own[0].shots is None
                 places = counts if level else [arm.shots or 0 for arm in own]
-                _line(axes, places, values * len(counts) if level else values, names.index(name), name)
+                if own:
+                    _line(axes, places, values * len(counts) if level else values, names.index(name), name)
+            _constant(axes, next(arm.parts[0] for arm in reached if arm.sigma == sigma))
             axes.set(title=f"sigma {sigma:g}", xlabel="shots", xscale="log")
             axes.set_xticks(counts, [str(count) for count in counts])
             axes.minorticks_off()
             _share_axis(axes)
         panels[0].set_ylabel(f"certified accuracy at r = {radius_text(radius)}")
-        _legend(figure, names)
+        _legend(figure, [*names, _CONSTANT])
         return _svg(figure, "shots")
 
 
@@ -128,7 +144,14 @@ def _panels_and_names(arms: Sequence[Arm]) -> tuple[list[float], list[str]]:
 
 
 def _line(
-    axes: Axes, at: Sequence[float], values: Sequence[float], place: int, name: str, *, steps: bool = False
+    axes: Axes,
+    at: Sequence[float],
+    values: Sequence[float],
+    place: int,
+    name: str,
+    *,
+    steps: bool = False,
+    marks: bool = True,
 ) -> None:
     axes.plot(
         at,
@@ -136,7 +159,7 @@ def _line(
         drawstyle="steps-pre" if steps else "default",
         color=LINES[place % len(LINES)],
         linestyle=_STROKES[place % len(_STROKES)],
-        marker=_MARKS[place // len(LINES) % len(_MARKS)],
+        marker=_MARKS[place // len(LINES) % len(_MARKS)] if marks else None,
         markersize=4,
         linewidth=1.6,
         clip_on=False,

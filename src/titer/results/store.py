@@ -134,10 +134,10 @@ class RunWriter:
     def _resume(self) -> None:
         earlier = _read_info(self.path)
         if earlier is not None:
-            differences = _differences(earlier.get("identity", {}), self.info["identity"])
-            if differences:
+            found = differences(earlier.get("identity", {}), self.info["identity"])
+            if found:
                 raise InputError(
-                    f"{self.path} belongs to other settings: {'; '.join(differences)}; choose another --out"
+                    f"{self.path} belongs to other settings: {'; '.join(found)}; choose another --out"
                 )
             self.info["seconds"] = earlier.get("seconds", 0.0)
         else:
@@ -203,12 +203,13 @@ def _refuse_foreign(path: Path) -> None:
         raise InputError(f"{path} is not empty and is no run; choose another --out")
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What two identities differ in, a text for each key."""
     found = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{name}.")
+            found += differences(old, new, f"{prefix}{name}.")
         elif old != new:
             found.append(f"{prefix}{name} was {_short(old)}, now {_short(new)}")
     return found

@@ -18,6 +18,9 @@ from titer.results.summary import Cell, cells, groups
 from titer.statistics import curves
 
 STUDY = "study.json"
+ZERO_SHOT = "zero-shot"
+"""The method that fits nothing: the model's own answer."""
+
 Shares = NDArray[np.float64]
 
 
@@ -108,8 +111,8 @@ class StudyCell:
 
     Args:
         name: of the cell.
-        runs: one for each sigma, as far as they are there.
-        missing: runs that are not.
+        runs: one for each sigma, as far as they hold finished images.
+        missing: names of those that do not.
         arms: methods by rising sigma, in the recipe's order, with the fewest shots first.
     """
 
@@ -170,10 +173,10 @@ def read_study(path: Path | str) -> StudyResults:
 
 
 def _cell(path: Path, info: Mapping[str, Any], told: Mapping[str, Any]) -> StudyCell:
-    there = [name for name in told["runs"] if (path / name / "run.json").exists()]
-    runs = [run for name in there if (run := read_run(path / name)).records]
-    missing = [name for name in told["runs"] if name not in there]
-    return StudyCell(told["name"], tuple(runs), tuple(missing), tuple(arm for run in runs for arm in _arms(info, run)))
+    there = {name: read_run(path / name) for name in told["runs"] if (path / name / "run.json").exists()}
+    runs = tuple(run for run in there.values() if run.records)
+    missing = tuple(name for name in told["runs"] if name not in there or not there[name].records)
+    return StudyCell(told["name"], runs, missing, tuple(arm for run in runs for arm in _arms(info, run)))
 
 
 def _arms(info: Mapping[str, Any], run: Run) -> Iterator[Arm]:

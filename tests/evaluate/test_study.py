@@ -1,0 +1,306 @@
+"""Comparisons: what is fitted once, what is paired, and what goes on after an interruption."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+import titer
+from evaluate.test_fitting import facts_in, two_splits
+from images import timeless
+from tiny_models import clip_directory
+from titer.certify import Gaussian
+from titer.defenses import Coop, PromptSmooth
+from titer.errors import InputError
+from titer.evaluate import study as studies
+from titer.evaluate.fitting import fit
+from titer.evaluate.smoothing import certify
+from titer.evaluate.study import Cell, Entry, Study, prompt_sets, run_study
+from titer.features.stream import threads
+
+COOP = Coop(epochs=2, context=2)
+SMOOTH = PromptSmooth(epochs=2, context=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Kernels this small lose more by waiting for each other than they gain."""
+    with threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """A model and a data set."""
+    root = tmp_path_factory.mktemp("made")
+    return str(clip_directory(root / "clip")), str(two_splits(root / "data"))
+
+
+def study_of(
+    places: tuple[str, str], *entries: Entry, sigmas: tuple[float, ...] = (0.1, 0.25), **changes: Any
+) -> Study:
+    cell = Cell("main", tuple(entry.name for entry in entries), Gaussian(n0=50, n=50), sigmas, (2,), (1,), 4)
+    return Study("A study", *places, "test", {entry.name: entry for entry in entries}, (cell,), **changes)
+
+
+ENTRIES = (Entry("zero-shot", baseline=True), Entry("coop", COOP), Entry("twin", COOP))
+
+
+def told(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "study.json").read_text())
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(places: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_study(study_of(places, *ENTRIES), tmp_path_factory.mktemp("out") / "study", seed=7)
+
+
+def test_a_study_says_what_it_is_of(finished: Path) -> None:
+    facts = told(finished)
+    assert (facts["title"], facts["seed"], facts["data"]) == ("A study", 7, {"name": "data", "split": "test"})
+    assert facts["entries"]["coop"]["settings"] == dataclasses.asdict(COOP)
+    assert [facts["entries"][name]["method"] for name in facts["entries"]] == ["zero-shot", "coop", "coop"]
+    assert facts["entries"]["zero-shot"]["baseline"] is True
+    assert facts["cells"][0]["runs"] == ["runs/main-sigma0.1", "runs/main-sigma0.25"]
+    assert facts["cells"][0]["certifier"] == {"name": "gaussian", **dataclasses.asdict(Gaussian(n0=50, n=50))}
+    assert set(facts["prompts"]) == {"zero-shot", "coop-2-s1", "twin-2-s1"}
+    said = facts["prompts"]["coop-2-s1"]
+    weights = finished / "prompts" / "coop-2-s1" / "adapter_model.safetensors"
+    assert (said["entry"], said["shots"], said["seed"], said["sigma"], said["images"]) == ("coop", 2, 1, None, 4)
+    assert said["bytes"] == weights.stat().st_size
+    assert said["fit_seconds"] == facts_in(weights.parent)["seconds"]
+    for name, sigma in (("main-sigma0.1", 0.1), ("main-sigma0.25", 0.25)):
+        run = titer.read_run(finished / "runs" / name)
+        assert (run.info["status"], run.info["seed"], run.info["settings"]["sigma"]) == ("done", 7, [sigma])
+        assert len(run.records) == 4 * 3
+        assert not (run.path / "images").exists()
+
+
+def test_prompt_sets_of_a_cell_see_the_same_noise(finished: Path) -> None:
+    """Two methods that learned the same get the same votes on every image."""
+    for run in map(titer.read_run, sorted((finished / "runs").iterdir())):
+        votes = {
+            name: [(r["sample_id"], r["counts"], r["counts0"]) for r in run.records if r["prompts"] == name]
+            for name in ("coop-2-s1", "twin-2-s1", "zero-shot")
+        }
+        assert len(votes["coop-2-s1"]) == 4
+        assert votes["coop-2-s1"] == votes["twin-2-s1"]
+        assert votes["coop-2-s1"] != votes["zero-shot"]
+
+
+def test_a_finished_study_is_left_alone(
+    finished: Path, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(finished)
+    monkeypatch.setattr(studies, "fit", forbidden)
+    run_study(study_of(places, *ENTRIES), finished)
+    assert contents(finished) == before
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Every file but study.json and run.json, which say how often they were looked at."""
+    files = (path for path in sorted(out.rglob("*")) if path.is_file())
+    return {str(path): path.read_bytes() for path in files if path.name not in ("study.json", "run.json")}
+
+
+def forbidden(*_: object, **__: object) -> None:
+    raise AssertionError("it was done before")
+
+
+def test_an_interruption_between_two_runs_costs_no_fit_and_no_certificate(
+    finished: Path, places: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, out = study_of(places, *ENTRIES), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "certify", interrupted_after(1, certify))
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study, out, seed=7)
+    before = contents(out)
+    assert [path.name for path in (out / "runs").iterdir()] == ["main-sigma0.1"]
+    monkeypatch.setattr(studies, "fit", forbidden)
+    run_study(study, out)
+    assert before.items() <= contents(out).items()
+    for name in ("main-sigma0.1", "main-sigma0.25"):
+        resumed, whole = (titer.read_run(path / "runs" / name) for path in (out, finished))
+        assert timeless(resumed) == timeless(whole)
+
+
+def interrupted_after(calls: int, real: Any) -> Any:
+    left = [calls]
+
+    def patched(*arguments: Any, **options: Any) -> Any:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(*arguments, **options)
+
+    return patched
+
+
+def test_an_interruption_between_two_fits_costs_no_fit(
+    places: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, out, real = study_of(places, *ENTRIES, sigmas=(0.1,)), tmp_path / "out", fit
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "fit", interrupted_after(1, real))
+        with pytest.raises(KeyboardInterrupt):
+            run_study(study, out)
+    (done,) = (out / "prompts").iterdir()
+    learned = (done / "adapter_model.safetensors").read_bytes()
+    seed = told(out)["seed"]
+    monkeypatch.setattr(studies, "fit", interrupted_after(1, real))
+    run_study(study, out)
+    assert (done / "adapter_model.safetensors").read_bytes() == learned
+    assert told(out)["seed"] == seed == titer.read_run(out / "runs" / "main-sigma0.1").info["seed"]
+
+
+def test_a_fit_that_was_cut_between_its_two_files_is_made_again(places: tuple[str, str], tmp_path: Path) -> None:
+    study, out = study_of(places, ENTRIES[1], sigmas=(0.1,)), tmp_path / "out"
+    run_study(study, out)
+    (out / "prompts" / "coop-2-s1" / "adapter_config.json").unlink()
+    run_study(study, out)
+    assert facts_in(out / "prompts" / "coop-2-s1")["shots"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"entries": (Entry("zero-shot"), Entry("coop", Coop(epochs=3, context=2)), ENTRIES[2])},
+         "defenses.coop.settings.epochs was 2, now 3"),
+        ({"entries": ENTRIES[:2]}, 'cells.main.defenses was ["zero-shot", "coop", "twin"], now ["zero-shot", "coop"]'),
+        ({"sigmas": (0.1, 0.3)}, "cells.main.sigma was [0.1, 0.25], now [0.1, 0.3]"),
+        ({"seed": 8}, "seed was 7, now 8"),
+    ],
+)  # fmt: skip
+def test_another_recipe_is_refused_with_the_differences(
+    change: dict[str, Any], words: str, finished: Path, places: tuple[str, str]
+) -> None:
+    seed = change.pop("seed", None)
+    study = study_of(places, *change.pop("entries", ENTRIES), **change)
+    before = (finished / "study.json").read_text()
+    with pytest.raises(InputError) as refused:
+        run_study(study, finished, seed=seed)
+    assert words in str(refused.value)
+    assert "choose another --out" in str(refused.value)
+    assert (finished / "study.json").read_text() == before
+
+
+def test_title_and_baselines_can_change(finished: Path, places: tuple[str, str]) -> None:
+    entries = (*ENTRIES[:2], dataclasses.replace(ENTRIES[2], baseline=True))
+    run_study(dataclasses.replace(study_of(places, *entries), title="Renamed"), finished)
+    assert told(finished)["title"] == "Renamed"
+    assert told(finished)["entries"]["twin"]["baseline"] is True
+    run_study(study_of(places, *ENTRIES), finished)
+
+
+def test_one_fit_for_each_noise_level_is_certified_at_its_own(places: tuple[str, str], tmp_path: Path) -> None:
+    study = study_of(places, Entry("each", SMOOTH, per_sigma=True))
+    run_study(study, tmp_path / "out")
+    assert set(told(tmp_path / "out")["prompts"]) == {"each-sigma0.1-2-s1", "each-sigma0.25-2-s1"}
+    for sigma in (0.1, 0.25):
+        name = f"each-sigma{sigma}-2-s1"
+        assert facts_in(tmp_path / "out" / "prompts" / name)["settings"]["sigmas"] == [sigma]
+        run = titer.read_run(tmp_path / "out" / "runs" / f"main-sigma{sigma}")
+        assert {record["prompts"] for record in run.records} == {name}
+        assert not any("warnings" in record and "fitted for" in str(record["warnings"]) for record in run.records)
+
+
+def test_fewer_shots_use_the_features_of_more(places: tuple[str, str], tmp_path: Path) -> None:
+    shots = Entry("coop", COOP, shots=(1, 2, 4))
+    run_study(study_of(places, shots, sigmas=(0.1,)), tmp_path / "out")
+    assert len(list((tmp_path / "out" / "features").glob("*.npy"))) == 2 * 4
+    assert set(told(tmp_path / "out")["prompts"]) == {"coop-1-s1", "coop-2-s1", "coop-4-s1"}
+
+
+def test_methods_without_labels_have_no_shots(places: tuple[str, str]) -> None:
+    entries = (
+        Entry("zero-shot"),
+        Entry("offline", PromptSmooth(mode="offline"), seeds=(1, 2)),
+        Entry("coop", COOP, shots=(1, 8)),
+    )
+    study = study_of(places, *entries)
+    names = [prompts.name for prompts in prompt_sets(study, study.cells[0], 0.1)]
+    assert names == ["zero-shot", "offline-s1", "offline-s2", "coop-1-s1", "coop-8-s1"]
+
+
+@pytest.fixture
+def untouched(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "out"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "options", "words"),
+    [
+        ((Entry("a-2", PromptSmooth(mode="offline")), Entry("a", COOP)), {}, "both make prompts named 'a-2-s1'"),
+        (ENTRIES, {"seed": -1}, "seed: expected at least 0, got -1"),
+        (ENTRIES, {"workers": 0}, "workers: expected at least 1, got 0"),
+    ],
+)
+def test_a_mistake_is_found_before_anything_is_written(
+    entries: tuple[Entry, ...], options: dict[str, Any], words: str, places: tuple[str, str], untouched: Path
+) -> None:
+    with pytest.raises(InputError, match=words):
+        run_study(study_of(places, *entries), untouched, **options)
+
+
+def test_a_split_or_data_that_are_not_there_are_found_before_the_first_fit(
+    places: tuple[str, str], untouched: Path
+) -> None:
+    with pytest.raises(InputError, match="there is no split 'validation'; expected one of test, train, all"):
+        run_study(dataclasses.replace(study_of(places, *ENTRIES), split="validation"), untouched)
+    with pytest.raises(InputError, match="no/such/set"):
+        run_study(dataclasses.replace(study_of(places, *ENTRIES), data="no/such/set"), untouched)
+
+
+def test_data_lie_relative_to_the_current_directory(
+    places: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(places[1]).parent)
+    study = dataclasses.replace(study_of(places, ENTRIES[0], sigmas=(0.1,)), data="data")
+    assert told(run_study(study, tmp_path / "out"))["data"]["name"] == "data"
+
+
+def test_what_is_no_study_is_not_written_to(places: tuple[str, str], tmp_path: Path) -> None:
+    study = study_of(places, *ENTRIES)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no comparison; choose another --out"):
+        run_study(study, tmp_path)
+    with pytest.raises(InputError, match="is a file; --out needs a directory"):
+        run_study(study, tmp_path / "notes.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_second_process_is_refused(finished: Path, places: tuple[str, str]) -> None:
+    with (
+        FileLock(finished / ".lock"),
+        pytest.raises(InputError, match=r"another process is writing to .*; wait for it or choose another --out"),
+    ):
+        run_study(study_of(places, *ENTRIES), finished)
+
+
+def test_damaged_files_are_named(finished: Path, places: tuple[str, str]) -> None:
+    study = study_of(places, *ENTRIES)
+    for name in ("study.json", "prompts/coop-2-s1/adapter_config.json"):
+        whole = (finished / name).read_text()
+        (finished / name).write_text(whole[:40])
+        with pytest.raises(InputError, match=f"{name} is damaged"):
+            run_study(study, finished)
+        (finished / name).write_text(whole)
+    run_study(study, finished)
+
+
+def test_a_fit_of_other_settings_is_not_taken_for_this_one(places: tuple[str, str], tmp_path: Path) -> None:
+    study, out = study_of(places, ENTRIES[1], sigmas=(0.1,)), tmp_path / "out"
+    run_study(study, out)
+    config = out / "prompts" / "coop-2-s1" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"epochs": 2', '"epochs": 9'))
+    with pytest.raises(InputError, match="was fitted with another settings than the recipe says"):
+        run_study(study, out)

@@ -1,0 +1,247 @@
+"""Recipes: what they extend, sizes, changes, and mistakes in them."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from titer.certify import Anytime, Gaussian
+from titer.config import SIZES, read_recipe, read_tables, recipes_here
+from titer.defenses import Coop, PromptSmooth
+from titer.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
+
+SMALL = """
+title = "Small"
+[model]
+name = "titer:tiny"
+[data]
+name = "titer:phantoms"
+limit = 12
+[certifier]
+n = 500
+[grid]
+shots = [1, 4]
+seeds = [1, 2]
+sigma = [0.25, 0.5]
+[defenses.zero-shot]
+method = "zero-shot"
+baseline = true
+[defenses.coop]
+method = "coop"
+epochs = 3
+[defenses.few-shot]
+method = "promptsmooth"
+shots = 2
+per_sigma = true
+[quick]
+grid = { sigma = 0.25 }
+defenses = { coop = { epochs = 1 } }
+"""
+
+
+def written(folder: Path, text: str = SMALL, name: str = "recipe.toml") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path, **options: Any) -> str:
+    with pytest.raises(InputError) as told:
+        read_recipe(path, **options)
+    assert "\n" not in str(told.value)
+    assert str(told.value).count(str(path)) == 1
+    return str(told.value)
+
+
+def test_a_recipe_becomes_methods_and_cells(tmp_path: Path) -> None:
+    study = read_recipe(written(tmp_path))
+    assert (study.title, study.model, study.data, study.split) == ("Small", "titer:tiny", "titer:phantoms", "test")
+    assert list(study.entries) == ["zero-shot", "coop", "few-shot"]
+    assert study.entries["zero-shot"].defense is None
+    assert study.entries["zero-shot"].baseline
+    assert study.entries["coop"].defense == Coop(epochs=3)
+    assert not study.entries["coop"].baseline
+    assert study.entries["few-shot"].defense == PromptSmooth()
+    assert (study.entries["few-shot"].shots, study.entries["few-shot"].per_sigma) == ((2,), True)
+    (cell,) = study.cells
+    assert (cell.name, cell.entries) == ("main", ("zero-shot", "coop", "few-shot"))
+    assert (cell.shots, cell.seeds, cell.sigmas, cell.limit) == ((1, 4), (1, 2), (0.25, 0.5), 12)
+    assert cell.certifier == Gaussian(n=500)
+
+
+def test_a_size_is_merged_key_by_key(tmp_path: Path) -> None:
+    study = read_recipe(written(tmp_path), changes={"size": "quick"})
+    assert study.cells[0].sigmas == (0.25,)
+    assert study.cells[0].shots == (1, 4)
+    assert study.entries["coop"].defense == Coop(epochs=1)
+
+
+def test_changes_win_over_the_size(tmp_path: Path) -> None:
+    changes = {"size": "quick", "grid": {"sigma": (0.1, 1)}, "defenses": {"coop": {"epochs": 7, "baseline": True}}}
+    study = read_recipe(written(tmp_path), changes=changes)
+    assert study.cells[0].sigmas == (0.1, 1.0)
+    assert study.entries["coop"].defense == Coop(epochs=7)
+    assert study.entries["coop"].baseline
+
+
+def test_a_change_can_add_a_method(tmp_path: Path) -> None:
+    study = read_recipe(written(tmp_path), changes={"defenses": {"more": {"method": "coop", "context": 4}}})
+    assert study.entries["more"].defense == Coop(context=4)
+
+
+def test_model_and_data_replace_those_of_the_recipe(tmp_path: Path) -> None:
+    study = read_recipe(written(tmp_path), model="vinid/plip", data="some/folder")
+    assert (study.model, study.data) == ("vinid/plip", "some/folder")
+    assert study.cells[0].limit == 12
+
+
+def test_a_recipe_goes_over_the_one_it_extends(tmp_path: Path) -> None:
+    written(tmp_path, SMALL, "base/common.toml")
+    middle = written(tmp_path, 'extends = "base/common.toml"\n[data]\nlimit = 5\n', "middle.toml")
+    top = written(tmp_path, 'extends = "../middle.toml"\ntitle = "Top"\n[grid]\nseeds = [9]\n', "sets/top.toml")
+    study = read_recipe(top)
+    assert (study.title, study.data) == ("Top", "titer:phantoms")
+    assert (study.cells[0].limit, study.cells[0].seeds, study.cells[0].shots) == (5, (9,), (1, 4))
+    assert read_tables(middle)["data"] == {"name": "titer:phantoms", "limit": 5}
+
+
+def test_a_recipe_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, 'extends = "b.toml"', "a.toml")
+    written(tmp_path, 'extends = "a.toml"', "b.toml")
+    with pytest.raises(InputError, match=r"a\.toml extends itself"):
+        read_recipe(tmp_path / "a.toml")
+
+
+CELLS = (
+    SMALL
+    + """
+[defenses.costly]
+method = "promptsmooth"
+mode = "combined"
+guarantee = "per-draw"
+cells = ["small"]
+[cells.curves]
+[cells.headline]
+sigma = 0.25
+certifier = { name = "anytime", radii = [0.25] }
+[cells.small]
+defenses = ["zero-shot", "costly"]
+limit = 4
+"""
+)
+
+
+def test_a_cell_overrides_the_grid_and_names_its_methods(tmp_path: Path) -> None:
+    curves, headline, small = read_recipe(written(tmp_path, CELLS)).cells
+    assert curves.entries == headline.entries == ("zero-shot", "coop", "few-shot")
+    assert (headline.sigmas, headline.certifier) == ((0.25,), Anytime(n=500, radii=(0.25,)))
+    assert (small.entries, small.limit, small.shots) == (("zero-shot", "costly"), 4, (1, 4))
+
+
+def test_a_cell_can_be_left_out(tmp_path: Path) -> None:
+    study = read_recipe(written(tmp_path, CELLS), changes={"cells": {"headline": False}})
+    assert [cell.name for cell in study.cells] == ["curves", "small"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gird": {"sigma": 1}}, "unknown table 'gird'; did you mean 'grid'"),
+        ({"grid": {"sigmma": 1}}, "unknown key of [grid] 'sigmma'; did you mean 'sigma'"),
+        ({"data": {"limits": 1}}, "unknown key of [data] 'limits'; did you mean 'limit'"),
+        ({"data": 3}, "[data]: expected a table, got 3"),
+        ({"data": {"limit": 0}}, "limit: expected at least 1, got 0"),
+        ({"data": {"limit": "many"}}, "limit: expected whole numbers, got 'many'"),
+        ({"grid": {"sigma": -0.5}}, "-0.5"),
+        ({"grid": {"sigma": "0.25,0.5"}}, "sigma: expected numbers, got '0.25,0.5'"),
+        ({"grid": {"sigma": ()}}, "sigma: expected numbers, got ()"),
+        ({"grid": {"shots": 1.5}}, "shots: expected whole numbers, got 1.5"),
+        ({"grid": {"shots": 0}}, "shots: expected at least 1, got 0"),
+        ({"grid": {"seeds": -1}}, "seeds: expected at least 0, got -1"),
+        ({"certifier": {"n": 3}}, "n = 3 can never give an answer at alpha 0.001"),
+        ({"certifier": {"name": "anytim"}}, "did you mean 'anytime'"),
+        ({"certifier": {"draws": 3}}, "unknown setting of certifier 'gaussian': 'draws'"),
+        ({"certifier": 3}, "[certifier]: expected a table, got 3"),
+        ({"defenses": {"cop": {"epochs": 1}}}, "unknown defense 'cop'; did you mean 'coop'"),
+        ({"defenses": {"coop": {"method": "promtsmooth"}}}, "[defenses.coop]: unknown defense 'promtsmooth'; did you mean"),
+        ({"defenses": {"coop": {"epoch": 1}}}, "[defenses.coop]: unknown setting of defense 'coop': 'epoch'; did you mean"),
+        ({"defenses": {"coop": {"epochs": 0}}}, "[defenses.coop]: epochs: expected at least 1, got 0"),
+        ({"defenses": {"coop": {"per_sigma": True}}}, "not fitted on noise"),
+        ({"defenses": {"coop": {"baseline": "yes"}}}, "[defenses.coop] baseline: expected true or false, got 'yes'"),
+        ({"defenses": {"coop": {"guarantee": "condtional"}}}, "did you mean 'conditional'"),
+        ({"defenses": {"coop": {"cells": "main"}}}, "[defenses.coop] cells: expected a list of names, got 'main'"),
+        ({"defenses": {"coop": {"cells": ["man"]}}}, "unknown cell of [defenses.coop] cells 'man'"),
+        ({"defenses": {"coop": 3}}, "[defenses.coop]: expected a table with method = '...'"),
+        ({"defenses": {"a/b": {"method": "coop"}}}, "[defenses.a/b]: expected a name of letters"),
+        ({"defenses": {"zero-shot": {"epochs": 3}}}, "zero-shot has no settings, got 'epochs'"),
+        ({"defenses": {"plain": {"method": "zero-shot"}}}, "'zero-shot', 'plain' are the same"),
+        ({"cells": {"main": {"defenses": ["cop"]}}}, "unknown defense of [cells.main] 'cop'; did you mean 'coop'"),
+        ({"cells": {"main": {"sigmas": 1}}}, "unknown key of [cells.main] 'sigmas'; did you mean 'sigma'"),
+        ({"cells": {"main": True}}, "[cells.main]: expected a table, or false"),
+        ({"cells": {"main": False}}, "all of its cells are false"),
+        ({"attacks": {"pgd": {}}}, "unknown attack 'pgd'"),
+        ({"size": "huge"}, "it has no size 'huge'; expected 'quick'"),
+        ({"size": {"x": 1}}, "it has no size {'x': 1}"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_that_names_it(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    assert words in refusal(written(tmp_path), changes=changes)
+
+
+def test_a_recipe_without_data_asks_for_it(tmp_path: Path) -> None:
+    path = written(tmp_path, '[model]\nname = "titer:tiny"\n[grid]\nsigma = 1\n[defenses.coop]\nmethod = "coop"\n')
+    assert "[data] names no data; expected name = '...', or --data on the command line" in refusal(path)
+    assert read_recipe(path, data="titer:phantoms").cells[0].shots == (16,)
+
+
+def test_a_recipe_without_methods_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "[grid]\nsigma = 1\n")
+    assert "it compares nothing" in refusal(path, model="titer:tiny", data="titer:phantoms")
+
+
+def test_a_missing_recipe_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+    written(tmp_path, SMALL, "phantoms.toml")
+    with pytest.raises(InputError, match=r"there is no recipe .*/phantom\.toml; did you mean '.*/phantoms\.toml'"):
+        read_recipe(tmp_path / "phantom.toml")
+    with pytest.raises(InputError, match="cannot read the recipe"):
+        read_recipe(tmp_path)
+
+
+def test_broken_toml_says_where(tmp_path: Path) -> None:
+    assert "is not valid TOML" in refusal(written(tmp_path, "[data\n"))
+    assert "line 1" in refusal(written(tmp_path, "[data\n"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_recipe_builds_in_every_size(path: Path) -> None:
+    tables = read_tables(path)
+    data = None if "name" in tables.get("data", {}) else "titer:phantoms"
+    for size in (None, *(size for size in SIZES if size in tables)):
+        study = read_recipe(path, data=data, changes={} if size is None else {"size": size})
+        assert study.cells
+        assert {name for cell in study.cells for name in cell.entries} <= study.entries.keys()
+
+
+def test_there_are_recipes() -> None:
+    assert RECIPES
+    assert all(tomllib.loads(path.read_text()) for path in RECIPES)
+
+
+def test_recipes_below_the_current_directory_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert recipes_here() == {}
+    written(tmp_path, SMALL, "recipes/sets/small.toml")
+    written(tmp_path, "[grid]\n", "recipes/common.toml")
+    written(tmp_path, "[grid\n", "recipes/broken.toml")
+    found = recipes_here()
+    assert list(found) == ["recipes/broken.toml", "recipes/common.toml", "recipes/sets/small.toml"]
+    assert found["recipes/sets/small.toml"] == "Small"
+    assert found["recipes/common.toml"] == "Comparison; it names no data, --data does"
+    assert "not valid TOML" in found["recipes/broken.toml"]
