@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from titer.defenses.checkpoints import read_checkpoint
 from titer.defenses.fit import OptimiserName, minimise
 from titer.defenses.objectives import cross_entropy
 from titer.defenses.task import Fitted, Task, Weights
@@ -44,7 +46,8 @@ class Recipe:
         scale: logit scale of the loss; the model's own where None. The answer does not depend on it.
         epochs: passes over the images.
         learning_rate, optimiser, warmup_rate: see ``minimise``.
-        batch: images in a step; all where None.
+        batch: images in a step; all where None, or where there are fewer. What is left after the last whole batch of an
+            epoch waits for the next one, as in CoOp's code.
         copies: noisy copies of each image in an epoch.
         store: noisy copies of each image that are kept to draw from.
         crops: random crops and flips of the image for each copy.
@@ -90,6 +93,7 @@ class Coop:
         words: words that the context takes the place of and starts from.
         class_specific: a context for every class; the setting's unless given.
         epochs, learning_rate: the setting's unless given.
+        checkpoint: a file of CoOp's code (``model.pth.tar-50``) whose context is taken over; nothing is learned then.
     """
 
     setting: Setting = "own"
@@ -98,12 +102,22 @@ class Coop:
     class_specific: bool | None = None
     epochs: int | None = None
     learning_rate: float | None = None
+    checkpoint: str | None = None
 
-    needs_labels: ClassVar[bool] = True
     noise: ClassVar[tuple[float, ...]] = ()
 
     def __post_init__(self) -> None:
         self.recipe()
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the fit uses the labels of its images."""
+        return self.checkpoint is None
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether the fit looks at images at all."""
+        return self.checkpoint is None
 
     @property
     def class_bound(self) -> bool:
@@ -116,7 +130,9 @@ class Coop:
         return recipe if recipe.crops else dataclasses.replace(recipe, copies=1, store=BLOCK)
 
     def fit(self, task: Task) -> Fitted:
-        """Learn the context."""
+        """Learn the context, or take it over."""
+        if self.checkpoint is not None:
+            return take_context(task, self.recipe(), self.checkpoint)
         return learn_context(task, self.recipe(), sigmas=(0.0,))
 
     def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:
@@ -139,9 +155,24 @@ def recipe_of(method: object) -> Recipe:
     for name in ("context", "epochs", "copies"):
         if getattr(recipe, name) < 1:
             raise InputError(f"{name}: expected at least 1, got {getattr(recipe, name)}")
+    if getattr(method, "checkpoint", None) is not None and setting != "paper":
+        raise InputError(f"checkpoint: expected setting paper, whose sentences are those of such files, got {setting}")
     if recipe.learning_rate <= 0:
         raise InputError(f"learning rate: expected above 0, got {recipe.learning_rate:g}")
     return recipe
+
+
+def take_context(task: Task, recipe: Recipe, file: str) -> Fitted:
+    """The context of a checkpoint of CoOp's code or of its descendants, in the place of a learned one.
+
+    Raises:
+        InputError: if it is none, or its shape is not that of the recipe, the classes and the text tower.
+    """
+    places, found = class_sentences(task.encoder, task.classes, recipe), read_checkpoint(Path(str(file)))
+    found.check(places.tokens, places.tower.width, len(task.classes) if recipe.class_specific else None)
+    source = {"file": found.path.name, "sha256": found.sha256, "epoch": found.epoch}
+    notes: dict[str, object] = {"imported": source, "template": recipe.template}
+    return Fitted({"context": found.context}, (), notes=notes)
 
 
 def learn_context(task: Task, recipe: Recipe, sigmas: Sequence[float]) -> Fitted:
@@ -192,9 +223,8 @@ def descend_context(
     chance = np.random.default_rng([task.seed, 1])
 
     def losses(epoch: int) -> list[Callable[[], Tensor]]:
-        copies = _copies(epoch, recipe, store.draws, chance)
-        order = chance.permutation(len(task.ids))
-        parts = np.array_split(order, max(1, round(len(order) / recipe.batch))) if recipe.batch else [np.sort(order)]
+        copies = copies_of(epoch, recipe.copies, store.draws, chance)
+        parts = _parts(chance.permutation(len(task.ids)), recipe.batch)
         return [lambda part=part: objective(part, copies, logits_of(part, copies)) for part in parts]  # type: ignore[misc]
 
     def logits_of(part: Places, copies: Places) -> Tensor:
@@ -203,15 +233,23 @@ def descend_context(
     history = minimise([context], losses, recipe.epochs, recipe.learning_rate, recipe.optimiser, recipe.warmup_rate)
     with torch.no_grad():
         predictions = logits_of(np.arange(len(task.ids)), np.arange(min(store.draws, BLOCK))).argmax(dim=-1).flatten()
-    return Fitted({"context": context.detach()}, history, predictions, {"objective": name})
+    notes: dict[str, object] = {"objective": name, "template": recipe.template}
+    return Fitted({"context": context.detach()}, history, predictions, notes)
 
 
-def _copies(epoch: int, recipe: Recipe, draws: int, chance: np.random.Generator) -> Places:
+def _parts(order: Places, batch: int | None) -> list[Places]:
+    """Whole batches of places in this order; one of all, sorted, where there is no more than that."""
+    if batch is None or len(order) <= batch:
+        return [np.sort(order)]
+    return [order[first : first + batch] for first in range(0, len(order) - batch + 1, batch)]
+
+
+def copies_of(epoch: int, count: int, draws: int, chance: np.random.Generator) -> Places:
     """Which stored copies an epoch uses: each once while they last, then at random."""
-    first = epoch * recipe.copies
-    if first + recipe.copies <= draws:
-        return np.arange(first, first + recipe.copies)
-    return np.sort(chance.choice(draws, recipe.copies, replace=False))
+    first = epoch * count
+    if first + count <= draws:
+        return np.arange(first, first + count)
+    return np.sort(chance.choice(draws, count, replace=False))
 
 
 def start_of(places: Sentences, recipe: Recipe, classes: int, seed: int) -> Tensor:

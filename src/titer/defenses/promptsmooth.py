@@ -31,9 +31,10 @@ from titer.defenses.coop import (
     learn_context,
     recipe_of,
     start_of,
+    take_context,
 )
 from titer.defenses.objectives import marginal_entropy
-from titer.defenses.task import Fitted, Task, Weights
+from titer.defenses.task import MIXED, Fitted, Task, Weights
 from titer.errors import InputError, unknown
 from titer.features.store import Places
 from titer.features.views import CropAndFlip
@@ -44,7 +45,7 @@ from titer.noise import BLOCK
 
 Mode = Literal["few-shot", "zero-shot", "combined", "offline", "bank"]
 
-_SIGMAS: dict[Setting, tuple[float, ...]] = {"paper": (0.25, 0.5, 0.75, 1.0), "own": (0.1, 0.25, 0.5, 1.0)}
+_SIGMAS: dict[Setting, tuple[float, ...]] = {"paper": (0.25, 0.5, 0.75, 1.0), "own": MIXED}
 _START = "a medical image of"
 _MARGINAL = 10  # copies in an entropy
 _BATCH = 64  # images in a step without labels
@@ -63,10 +64,12 @@ class PromptSmooth:
         words: words that the context takes the place of and starts from.
         class_specific: a context for every class; the setting's unless given.
         epochs, learning_rate: the setting's unless given.
-        copies: zero-shot, combined: noisy copies of the image shown that a step uses.
-        steps: zero-shot, combined: AdamW steps.
-        step_rate: zero-shot, combined: their learning rate.
+        adapt_copies: zero-shot, combined: noisy copies of the image shown that a step uses.
+        adapt_steps: zero-shot, combined: AdamW steps.
+        adapt_rate: zero-shot, combined: their learning rate.
         members: bank: number of contexts.
+        checkpoint: few-shot, combined: a file of CoOp's code (``model.pth.tar-50``) whose context is taken over; nothing
+            is learned then.
     """
 
     mode: Mode = "few-shot"
@@ -81,21 +84,31 @@ class PromptSmooth:
     adapt_steps: int = 1
     adapt_rate: float = 5e-3
     members: int = 4
+    checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise unknown("mode", str(self.mode), get_args(Mode))
+        if self.checkpoint is not None and self.mode not in ("few-shot", "combined"):
+            raise InputError(f"checkpoint: expected with mode few-shot or combined, got {self.mode}")
         self.recipe()
         if not self.noise or min(self.noise) < 0:
             raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(self.noise)}")
         for name in ("adapt_copies", "adapt_steps", "members"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.adapt_rate <= 0:
+            raise InputError(f"adapt_rate: expected above 0, got {self.adapt_rate:g}")
 
     @property
     def needs_labels(self) -> bool:
         """Whether the fit uses the labels of its images."""
-        return self.mode not in ("zero-shot", "offline")
+        return self.mode not in ("zero-shot", "offline") and self.checkpoint is None
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether the fit looks at images at all."""
+        return self.mode == "combined" or self.checkpoint is None
 
     @property
     def class_bound(self) -> bool:
@@ -114,7 +127,7 @@ class PromptSmooth:
     def fit(self, task: Task) -> Fitted:
         """Learn what the mode learns."""
         return {
-            "few-shot": lambda: learn_context(task, self.recipe(), self.noise),
+            "few-shot": lambda: self._fit_few_shot(task),
             "zero-shot": lambda: self._fit_start(task),
             "combined": lambda: self._fit_combined(task),
             "offline": lambda: self._fit_offline(task),
@@ -146,7 +159,8 @@ class PromptSmooth:
         """The words' embeddings, and directions for per-draw steps from unlabelled noisy copies."""
         recipe = self._start_recipe()
         context = start_of(class_sentences(task.encoder, task.classes, recipe), recipe, len(task.classes), task.seed)
-        return Fitted({"context": context, **self._directions(task, recipe, context)}, ())
+        weights = {"context": context, **self._directions(task, recipe, context)}
+        return Fitted(weights, (), notes={"template": recipe.template})
 
     def _start_recipe(self) -> Recipe:
         """Zero-shot: the context is the embedding of words, shared by all classes."""
@@ -154,8 +168,13 @@ class PromptSmooth:
         everything = 10**6 if self.context is None else self.context
         return replace(recipe, words=self.words or _START, context=everything, class_specific=False)
 
+    def _fit_few_shot(self, task: Task) -> Fitted:
+        if self.checkpoint is not None:
+            return take_context(task, self.recipe(), self.checkpoint)
+        return learn_context(task, self.recipe(), self.noise)
+
     def _fit_combined(self, task: Task) -> Fitted:
-        fitted = learn_context(task, self.recipe(), self.noise)
+        fitted = self._fit_few_shot(task)
         directions = self._directions(task, self.recipe(), fitted.weights["context"])
         return Fitted(fitted.weights | directions, fitted.losses, fitted.predictions, fitted.notes)
 
@@ -164,7 +183,8 @@ class PromptSmooth:
         places = np.random.default_rng([task.seed, 2]).integers((len(task.ids), store.draws), size=(_PROBED, 2))
         features = torch.cat([store.rows(place[:1], place[1:])[0] for place in places])
         sentences = class_sentences(task.encoder, task.classes, recipe)
-        return {"directions": main_directions(sentences, context, features, task.encoder.logit_scale)}
+        features, scale = features.to(task.encoder.device), task.encoder.logit_scale
+        return {"directions": main_directions(sentences, context, features, scale)}
 
     def _fit_offline(self, task: Task) -> Fitted:
         """Without labels. Paper: marginal entropy of an image's copies. Own: noisy copies should say what the frozen
@@ -188,9 +208,12 @@ class PromptSmooth:
         """The few-shot context, specialised to each of a few regions of noisy feature space."""
         recipe, labels = self.recipe(), task.targets
         store = task.store(self.noise, recipe.store, CropAndFlip() if recipe.crops else None)
+        if self.members > (most := len(task.ids) * store.draws):
+            raise InputError(f"members: expected at most {most}, the number of noisy copies, got {self.members}")
         start = learn_context(task, recipe, self.noise)
         rows = store.everything()
-        regions = KMeans(self.members, n_init=4, random_state=task.seed).fit(rows.flatten(0, 1).numpy())
+        chance = np.random.RandomState(np.random.PCG64([task.seed, 3]))
+        regions = KMeans(self.members, n_init=4, random_state=chance).fit(rows.flatten(0, 1).numpy())
         centres = F.normalize(torch.from_numpy(regions.cluster_centers_).float(), dim=-1)
         region = (rows @ centres.T).argmax(dim=-1)
         contexts = [
@@ -200,7 +223,7 @@ class PromptSmooth:
             for member in range(self.members)
         ]
         weights = {"contexts": torch.stack(contexts), "centres": centres}
-        return Fitted(weights, start.losses, start.predictions, {"objective": "cross-entropy"})
+        return Fitted(weights, start.losses, start.predictions, start.notes)
 
     def _bank(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Bank:
         singles = [context_classifier(encoder, classes, self.recipe(), one, name) for one in weights["contexts"]]
