@@ -74,6 +74,12 @@ def select(
     return Selection(_with(data, chosen, split), used, len(known))
 
 
+def no_images(name: str | Data) -> Selection:
+    """What a fit without images is given: the classes alone."""
+    data = name if isinstance(name, Data) else load_all(name)
+    return Selection(_with(data, (), data.split), (), 0)
+
+
 def _with(data: Data, chosen: tuple[Example, ...], split: str) -> Data:
     return Data(data.name, split, None, data.classes, chosen, data.columns, data.read, data.digest)
 

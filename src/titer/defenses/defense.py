@@ -25,6 +25,8 @@ class Defense(Protocol):
     def noise(self) -> tuple[float, ...]:
         """Standard deviations of the noise in training, in [0, 1] pixel units; empty where there is none."""
 
+    # needs_images, where a defense says it: False for a fit that takes over a file and looks at no image
+
     def fit(self, task: Task) -> Fitted:
         """Learn from the task's images.
 
@@ -34,3 +36,8 @@ class Defense(Protocol):
 
     def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:
         """The classifier that fitted weights make on an encoder, for these classes in this order."""
+
+
+def needs_images(defense: Defense) -> bool:
+    """Whether a fit looks at images; not where it takes over a file that someone else has learned."""
+    return bool(getattr(defense, "needs_images", True))

@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from titer.data.example import Data
-from titer.data.shots import Selection, select
+from titer.data.shots import Selection, no_images, select
 from titer.defenses import DEFENSES, Defense, Task
 from titer.defenses.adapter import check_directory, facts_of, write_adapter
+from titer.defenses.defense import needs_images
 from titer.defenses.fit import collapse
 from titer.errors import InputError
 from titer.evaluate.machine import default_workers, versions
@@ -87,15 +88,19 @@ def fit(
     if seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     encoder = model if isinstance(model, Encoder) else load_model(model, device=device)
-    chosen = select(
-        data if isinstance(data, Data) else str(data),
-        count=shots if method.needs_labels else UNLABELLED,
-        seed=seed,
-        upstream=encoder.upstream,
-        allow=allow,
-        split=split,
-        labelled=method.needs_labels,
-    )
+    source = data if isinstance(data, Data) else str(data)
+    if needs_images(method):
+        chosen = select(
+            source,
+            count=shots if method.needs_labels else UNLABELLED,
+            seed=seed,
+            upstream=encoder.upstream,
+            allow=allow,
+            split=split,
+            labelled=method.needs_labels,
+        )
+    else:
+        chosen = no_images(source)
     task = task_of(encoder, chosen, seed, labelled=method.needs_labels, cache=None if cache is None else Path(cache))
     with threads(1):
         fitted = method.fit(task)
@@ -107,12 +112,13 @@ def fit(
         fitted.weights,
         {
             **facts_of(name, method, encoder, chosen.data.classes),
-            "data": {"name": chosen.data.name, "split": split, "left_out": chosen.left_out},
+            "data": {"name": chosen.data.name, "split": split if task.ids else None, "left_out": chosen.left_out},
             "shots": shots if method.needs_labels else None,
             "seed": seed,
             "allow": list(allow),
             "ids": list(task.ids),
             "sha256": list(chosen.digests),
+            "groups": sorted({example.group for example in chosen.data.examples if example.group is not None}),
             "losses": [round(loss, 6) for loss in fitted.losses],
             "notes": fitted.notes,
             "warnings": list(warnings),
