@@ -26,11 +26,11 @@ LAYERS: dict[str, Any] = {
 WORDS = ["a brain scan", "a tile of lung tissue", "a medical image of blood cells"]
 
 
-def clip_directory(path: Path, size: int = 32) -> Path:
-    """A two-layer CLIP with 32-pixel input."""
-    tokenizer = _tokenizer("<|startoftext|>", "<|endoftext|>")
+def clip_directory(path: Path, size: int = 32, length: int = 20) -> Path:
+    """A two-layer CLIP with 32-pixel input, and texts of up to ``length`` tokens."""
+    tokenizer = _tokenizer("<|startoftext|>", "<|endoftext|>", length)
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=20, projection_dim=8, **LAYERS,
+        vocab_size=len(tokenizer), max_position_embeddings=length, projection_dim=8, **LAYERS,
         eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.bos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     vision = CLIPVisionConfig(image_size=size, patch_size=8, projection_dim=8, **LAYERS)
@@ -51,7 +51,7 @@ def siglip_directory(path: Path, size: int = 24) -> Path:
     return _save(path, model, tokenizer, {"image_processor_type": "SiglipImageProcessor", **squash})
 
 
-def _tokenizer(start: str, end: str) -> PreTrainedTokenizerFast:
+def _tokenizer(start: str, end: str, length: int = 20) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -64,7 +64,7 @@ def _tokenizer(start: str, end: str) -> PreTrainedTokenizerFast:
     ends = [(token, tokenizer.token_to_id(token)) for token in (start, end)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{start} $A {end}", special_tokens=ends)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=start, eos_token=end, pad_token=end, model_max_length=20
+        tokenizer_object=tokenizer, bos_token=start, eos_token=end, pad_token=end, model_max_length=length
     )
 
 

@@ -1,0 +1,214 @@
+"""The recipes of this repository: all of them build, and the paper's grid says what its public code says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tiny_models import clip_directory
+from titer.certify import Gaussian
+from titer.cli.main import run
+from titer.config import read_recipe
+from titer.data.load import load_all
+from titer.defenses import Coop, PromptSmooth
+from titer.errors import InputError
+from titer.evaluate.study import prompt_sets
+from titer.results.store import read_run
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+PAPER = RECIPES / "promptsmooth" / "paper"
+SETS = ("kather", "pannuke", "sicapv2", "skincancer", "covid", "rsna18")
+MODELS = ("vinid/plip", "open_clip:ViT-B-32/hf-hub:wisdomik/QuiltNet-B-32", "medclip:medclip-vit")
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("size", [None, "quick"])
+def test_every_recipe_builds(path: Path, size: str | None) -> None:
+    study = read_recipe(path, model="titer:tiny", data="titer:phantoms", changes={"size": size} if size else None)
+    assert study.cells
+    assert {name for cell in study.cells for name in cell.entries} <= set(study.entries)
+
+
+def folder(root: Path, classes: tuple[str, ...], train: int = 3, test: int = 2) -> Path:
+    """Made-up pictures in the layout that the published code reads: images/{train,test}/CLASS/*.png."""
+    chance = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", test)):
+        for label in classes:
+            (root / "images" / split / label).mkdir(parents=True)
+            for index in range(count):
+                pixels = chance.integers(0, 256, (40, 40, 3), np.uint8)
+                Image.fromarray(pixels).save(root / "images" / split / label / f"{split}_{label}_{index}.png")
+    return root / "images"
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", SETS)
+def test_the_papers_grid_has_every_model_on_every_data_set(name: str, model: str) -> None:
+    study = read_recipe(PAPER / f"{name}.toml", model=model, data="images")
+    assert study.model == model
+    curves = next(cell for cell in study.cells if cell.name == "curves")
+    assert (curves.sigmas, curves.shots, curves.seeds, curves.limit) == ((0.1, 0.25, 0.5, 1.0), (16,), (1,), 500)
+    assert curves.certifier == Gaussian(n0=100, n=10_000, alpha=0.001)
+    tokens = 4 if name in ("sicapv2", "skincancer") else 5
+    entries = study.entries
+    assert entries["coop"].defense == Coop("paper", context=tokens)
+    assert entries["few-shot-paper"].defense == PromptSmooth(setting="paper", context=tokens)
+    assert entries["few-shot-paper"].defense.noise == (0.25, 0.5, 0.75, 1.0)
+    assert entries["combined-paper"].defense == PromptSmooth("combined", "paper", context=tokens)
+    zero_shot = entries["zero-shot-paper"].defense
+    assert isinstance(zero_shot, PromptSmooth)
+    assert (zero_shot.mode, zero_shot.context) == ("zero-shot", tokens)
+    assert (zero_shot.adapt_copies, zero_shot.adapt_steps, zero_shot.adapt_rate) == (100, 1, 5e-3)
+    assert entries["zero-shot-paper"].guarantee == entries["combined-paper"].guarantee == "conditional"
+    assert {"few-shot", "offline", "bank"} <= set(curves.entries)
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "words", "model"),
+    [
+        ("kather", "An H&E image patch of {}.", "An H&E image patch of", MODELS[0]),
+        ("pannuke", "An H&E image of {} tissue.", "An H&E image patch of", MODELS[0]),
+        ("sicapv2", "a histopathology slide showing {}", "a histopathology slide showing", MODELS[0]),
+        ("skincancer", "a histopathology slide showing {}", "a histopathology slide showing", MODELS[0]),
+        ("covid", "A chest X-ray image of {} patient.", "A chest X-ray image of", MODELS[2]),
+        ("rsna18", "A chest X-ray image of {} patient.", "A chest X-ray image of", MODELS[2]),
+    ],
+)
+def test_templates_words_and_models_are_the_published_ones(name: str, template: str, words: str, model: str) -> None:
+    study = read_recipe(PAPER / f"{name}.toml", data="images")
+    assert study.entries["zero-shot"].template == template
+    zero_shot = study.entries["zero-shot-paper"].defense
+    assert isinstance(zero_shot, PromptSmooth)
+    assert zero_shot.words == words
+    assert study.model == model
+
+
+@pytest.mark.parametrize(
+    ("name", "folders", "first", "last"),
+    [
+        ("kather", "ADI;BACK;DEB;LYM;MUC;MUS;NORM;STR;TUM", "adipose tissue", "colorectal adenocarcinoma epithelium"),
+        ("pannuke", "benign;malignant", "benign", "malignant"),
+        ("sicapv2", "0;1;2;3", "benign glands", "isolated nest cells without lumen roseting patterns"),
+        ("skincancer", ";".join(map(str, range(16))), "necrosis", "naevus"),
+        ("covid", "covid;normal", "covid", "normal"),
+        ("rsna18", "Lung Opacity;No Lung Opacity Not Normal;Normal", "Lung Opacity", "Normal"),
+    ],
+)
+def test_folders_get_their_words_in_the_order_of_the_labels(
+    name: str, folders: str, first: str, last: str, tmp_path: Path
+) -> None:
+    labels = tuple(folders.split(";"))
+    root = folder(tmp_path, labels, train=1, test=1)
+    study = read_recipe(PAPER / f"{name}.toml", data=str(root))
+    data = load_all(root, study.wording)
+    assert tuple(each.label for each in data.classes) == labels
+    assert data.classes[0].texts == (first,)
+    assert data.classes[-1].texts == (last,)
+    for example in data.examples:
+        assert example.label is not None
+        assert example.path.split("/")[1] == labels[example.label]
+
+
+def test_without_data_the_error_says_what_to_download_and_where_to_put_it() -> None:
+    for name in SETS:
+        with pytest.raises(InputError, match=r"--data on the command line\. .*images/train.*images/test") as caught:
+            read_recipe(PAPER / f"{name}.toml")
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", MODELS[1:])
+def test_models_that_cannot_be_read_yet_are_refused_in_one_line(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder(tmp_path, ("benign", "malignant"), train=1, test=1)
+    told = ["run", str(PAPER / "pannuke.toml"), "--model", model, "--data", str(root), "--out", str(tmp_path / "out")]
+    assert run(told) == 2
+    assert (
+        capsys.readouterr().err
+        == f"titer: {model}: models of this kind are not read by this version; convert it to Hugging Face layout\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_grid_runs_on_made_up_files_of_the_published_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folders named by integers, as converted SICAPv2 has them; all methods, the costly ones too."""
+    root, out = folder(tmp_path, ("0", "1", "2", "3")), tmp_path / "out"
+    model = clip_directory(tmp_path / "clip", length=96)
+    small = ["size=quick", "data.limit=8", "certifier.n=100"]
+    small += [
+        f"defenses.{name}.epochs=4" for name in ("few-shot", "offline", "bank", "few-shot-paper", "combined-per-draw")
+    ]
+    told = ["run", str(PAPER / "sicapv2.toml"), "--model", str(model), "--data", str(root), "--out", str(out)]
+    assert run([*told, *(part for text in small for part in ("--set", text))]) == 0
+    assert (out / "report.html").exists()
+    curves = read_run(out / "runs" / "curves-sigma0.25")
+    assert [(entry["label"], entry["texts"]) for entry in curves.info["classes"]][1:] == [
+        ("1", ["atrophic dense glands"]),
+        ("2", ["cribriform ill-formed fused papillary patterns"]),
+        ("3", ["isolated nest cells without lumen roseting patterns"]),
+    ]
+    guarantees = {record["prompts"]: record["guarantee"] for record in curves.records}
+    assert guarantees == {
+        "a histopathology slide showing {}": "fixed",
+        "coop-2-s1": "fixed",
+        "few-shot-paper-2-s1": "fixed",
+        "few-shot-2-s1": "fixed",
+        "offline-s1": "fixed",
+        "bank-2-s1": "bank",
+        "zero-shot-paper-s1": "conditional",
+        "combined-paper-2-s1": "conditional",
+    }
+    assert len(curves.records) == 8 * len(guarantees)
+    assert curves.info["samples"]["failed"] == 0
+    costly = read_run(out / "runs" / "costly-sigma0.25")
+    assert {record["guarantee"] for record in costly.records} == {"fixed", "per-draw", "product"}
+    facts = json.loads((out / "prompts" / "few-shot-paper-2-s1" / "adapter_config.json").read_text())["titer"]
+    assert facts["notes"]["template"] == "{}."
+    capsys.readouterr()
+    for change, differs in (
+        ("data.classes.0=other words", "data.words"),
+        ("defenses.zero-shot.template=a {}", "zero-shot"),
+    ):
+        assert run([*told, *(part for text in [*small, change] for part in ("--set", text))]) == 2
+        said = capsys.readouterr().err
+        assert "belongs to another comparison" in said
+        assert differs in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"data": {"classes": ["a", "b"]}},
+            r"\[data\]: expected a table classes of label = 'words', and a text template",
+        ),
+        ({"data": {"template": 3}}, "and a text template"),
+        (
+            {"data": {"template": "a tile"}},
+            r"\[data\] template: expected a text with \{\} for the class's words, got 'a tile'",
+        ),
+        (
+            {"data": {"classes": {"benign": 3}}},
+            r"\[data\] classes: class 'benign' needs a text or a list of texts, got 3",
+        ),
+        ({"defenses": {"zero-shot": {"template": "a {} {}"}}}, r"\[defenses.zero-shot\] template: expected one \{\}"),
+        ({"defenses": {"plain": {"method": "zero-shot", "template": "An H&E image of {} tissue."}}}, "are the same"),
+    ],
+)
+def test_words_and_templates_that_cannot_be_used_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        read_recipe(PAPER / "pannuke.toml", data="images", changes=changes)
+
+
+def test_two_templates_are_two_zero_shot_rows() -> None:
+    changes = {"defenses": {"plain": {"method": "zero-shot"}, "other": {"method": "zero-shot", "template": "a {}"}}}
+    study = read_recipe(PAPER / "pannuke.toml", data="images", changes=changes)
+    names = {prompts.name for prompts in prompt_sets(study, study.cells[0], 0.25) if prompts.defense is None}
+    assert names == {"An H&E image of {} tissue.", "zero-shot", "a {}"}
