@@ -46,6 +46,11 @@ class Adapter:
         """The classes it was learned on."""
         return tuple(ClassText(entry["label"], tuple(entry["texts"])) for entry in self.facts["classes"])
 
+    @property
+    def encoder(self) -> tuple[str, str]:
+        """Name and fingerprint of the encoder it was learned on."""
+        return self.facts["encoder"]["name"], self.facts["encoder"]["fingerprint"]
+
 
 def write_adapter(
     path: Path, weights: Weights, facts: Mapping[str, Any], foreign: Mapping[str, object] | None = None
@@ -91,21 +96,26 @@ def read_adapter(path: Path) -> Adapter:
     """
     try:
         facts = json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]
-        weights = dict(load_file(path / WEIGHTS))
+        adapter = Adapter(path, _method(facts), dict(load_file(path / WEIGHTS)), facts)
+        _ = adapter.classes, adapter.encoder  # what is missing is told here
     except (FileNotFoundError, NotADirectoryError) as error:
+        missing = WEIGHTS if (path / CONFIG).is_file() else CONFIG
         raise InputError(
-            f"--prompts {path}: expected 'zero-shot' or a directory written by titer fit; {Path(error.filename).name} "
-            "is missing"
+            f"--prompts {path}: expected 'zero-shot' or a directory written by titer fit; {missing} is missing"
         ) from error
     except KeyError as error:
         raise InputError(f"{path / CONFIG} was not written by titer: there is no key {error}") from error
-    except (ValueError, SafetensorError, OSError) as error:
+    except (ValueError, TypeError, AttributeError, SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    for name, tensor in weights.items():
+    for name, tensor in adapter.weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{path}: {name} holds nan or infinity")
+    return adapter
+
+
+def _method(facts: Mapping[str, Any]) -> Defense:
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in facts["settings"].items()}
-    return Adapter(path, DEFENSES.build(facts["defense"], **settings), weights, facts)
+    return DEFENSES.build(facts["defense"], **settings)
 
 
 def load_classifier(
@@ -114,13 +124,13 @@ def load_classifier(
     """The classifier that an adapter makes on an encoder, for the classes of a data set.
 
     Raises:
-        InputError: if encoder, classes or shapes do not match, or the data hold images that it was fitted on.
+        InputError: if encoder, classes or shapes do not match, or the data hold images or groups that it was fitted on.
     """
     adapter = read_adapter(path)
-    expected = adapter.facts["encoder"]
-    if expected["fingerprint"] != encoder.fingerprint:
+    name, fingerprint = adapter.encoder
+    if fingerprint != encoder.fingerprint:
         raise InputError(
-            f"{path} was fitted on another encoder ({expected['name']}, {expected['fingerprint'][:12]}) than "
+            f"{path} was fitted on another encoder ({name}, {fingerprint[:12]}) than "
             f"{encoder.name} ({encoder.fingerprint[:12]}); fit it on this one"
         )
     wanted = [text.label for text in data.classes]
@@ -130,11 +140,7 @@ def load_classifier(
         _check_move(adapter, data, new_classes)
     if "overlap" not in allow:
         _unseen(adapter, data)
-    classes = adapter.classes if known else data.classes
-    try:
-        classifier = adapter.defense.classifier(encoder, classes, adapter.weights, path.resolve().name)
-    except (KeyError, RuntimeError, IndexError) as error:
-        raise InputError(f"{path}: its tensors do not fit {encoder.name}: {str(error).splitlines()[0]}") from error
+    classifier = _made(adapter, encoder, adapter.classes if known else data.classes)
     noise, said = adapter.defense.noise, tuple(adapter.facts.get("warnings", ()))
     classifier = dataclasses.replace(
         classifier,
@@ -142,6 +148,22 @@ def load_classifier(
         warnings=said if known else (*said, "moved to other classes than it was fitted on"),
     )
     return reordered(classifier, [fitted.index(label) for label in wanted]) if known else classifier
+
+
+def _made(adapter: Adapter, encoder: Encoder, classes: Sequence[ClassText]) -> Classifier:
+    """The classifier, tried once: tensors of wrong shapes are found here and not in the middle of a run."""
+    try:
+        classifier = adapter.defense.classifier(encoder, classes, adapter.weights, adapter.path.resolve().name)
+        with torch.no_grad():
+            logits = classifier.head(torch.zeros(1, classifier.encoder.dim, device=encoder.device))
+    except InputError as error:
+        raise InputError(f"{adapter.path}: {error}") from error
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
+        reason = f"there is no tensor {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise InputError(f"{adapter.path}: its tensors do not fit {encoder.name}: {reason}") from error
+    if logits.shape != (1, len(classes)):
+        raise InputError(f"{adapter.path}: its tensors give {logits.shape[-1]} logits for {len(classes)} classes")
+    return classifier
 
 
 def _check_move(adapter: Adapter, data: Data, new_classes: bool) -> None:
@@ -156,7 +178,16 @@ def _check_move(adapter: Adapter, data: Data, new_classes: bool) -> None:
 
 
 def _unseen(adapter: Adapter, data: Data) -> None:
-    """Refuse to judge a fit on its own images."""
+    """Refuse to judge a fit on its own images, or on others of the same patients or slides."""
+    if adapter.facts.get("data", {}).get("name") == data.name:  # a group's name means nothing in another set
+        shared = {example.group for example in data.examples if example.group is not None} & {
+            *adapter.facts.get("groups", ())
+        }
+        if shared:
+            raise InputError(
+                f"{adapter.path} was fitted on images of {len(shared)} of these groups (patients, slides), such as "
+                f"{min(shared)!r}; --allow overlap accepts that"
+            )
     used = set(adapter.facts.get("sha256", ())) - {""}
     seen = []
     for example in data.examples if used else ():
