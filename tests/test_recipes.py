@@ -1,14 +1,17 @@
-"""The recipes of this repository: all of them build, and the paper's grid says what its public code says."""
+"""The paper's grid: it says what the public code says, and runs on made-up files of the same layout."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from tiny_models import clip_directory
 from titer.certify import Gaussian
@@ -24,14 +27,6 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 PAPER = RECIPES / "promptsmooth" / "paper"
 SETS = ("kather", "pannuke", "sicapv2", "skincancer", "covid", "rsna18")
 MODELS = ("vinid/plip", "open_clip:ViT-B-32/hf-hub:wisdomik/QuiltNet-B-32", "medclip:medclip-vit")
-
-
-@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.toml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-@pytest.mark.parametrize("size", [None, "quick"])
-def test_every_recipe_builds(path: Path, size: str | None) -> None:
-    study = read_recipe(path, model="titer:tiny", data="titer:phantoms", changes={"size": size} if size else None)
-    assert study.cells
-    assert {name for cell in study.cells for name in cell.entries} <= set(study.entries)
 
 
 def folder(root: Path, classes: tuple[str, ...], train: int = 3, test: int = 2) -> Path:
@@ -212,3 +207,23 @@ def test_two_templates_are_two_zero_shot_rows() -> None:
     study = read_recipe(PAPER / "pannuke.toml", data="images", changes=changes)
     names = {prompts.name for prompts in prompt_sets(study, study.cells[0], 0.25) if prompts.defense is None}
     assert names == {"An H&E image of {} tissue.", "zero-shot", "a {}"}
+
+
+def test_the_published_subset_and_context_need_no_training_images(tmp_path: Path) -> None:
+    """500-image subsets hold images/test alone; the few-shot context comes as a file."""
+    root, out = folder(tmp_path, ("benign", "malignant"), train=0), tmp_path / "out"
+    shutil.rmtree(root / "train")
+    model, context = clip_directory(tmp_path / "clip", length=64), torch.full((5, 16), 0.1)
+    torch.save({"state_dict": {"ctx": context}, "epoch": 50}, tmp_path / "model.pth.tar-50")
+    told = ["run", str(PAPER / "pannuke.toml"), "--model", str(model), "--data", str(root), "--out", str(out)]
+    changes = (
+        "size=quick", "cells.costly=false", 'cells.curves.defenses=["zero-shot", "few-shot-paper"]',
+        f"defenses.few-shot-paper.checkpoint={tmp_path / 'model.pth.tar-50'}",
+    )  # fmt: skip
+    assert run([*told, *(part for text in changes for part in ("--set", text))]) == 0
+    records = read_run(out / "runs" / "curves-sigma0.25").records
+    assert {record["prompts"] for record in records} == {"An H&E image of {} tissue.", "few-shot-paper-s1"}
+    assert {record["guarantee"] for record in records} == {"fixed"}
+    assert torch.equal(
+        load_file(out / "prompts" / "few-shot-paper-s1" / "adapter_model.safetensors")["context"], context
+    )
