@@ -15,6 +15,8 @@ from titer.models.pixels import Preprocess, Triple
 from titer.models.weights import fingerprint_of
 
 ImageTower = Callable[[Tensor], Tensor]
+Front = Callable[[Tensor], Tensor]
+"""Images (batch, 3, size, size) in [0, 1] -> images of that shape; a row's answer is a function of that row alone."""
 TextTower = Callable[[Sequence[str]], Tensor]
 
 
@@ -33,6 +35,7 @@ class Encoder:
         parameters: number of weights; 0 where not known.
         device, dtype: of the weights.
         upstream: SHA-256 of the pictures it was trained on, where the model's directory lists them.
+        front: what images pass before normalisation, such as a denoiser; the fingerprint covers its weights.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Encoder:
     device: torch.device
     dtype: torch.dtype
     upstream: frozenset[str] = frozenset()
+    front: Front | None = None
 
     @property
     def size(self) -> int:
@@ -54,7 +58,8 @@ class Encoder:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit features (batch, dim) in float32 of images (batch, 3, size, size) in [0, 1]; differentiable."""
-        normal = self.preprocess.normalise(images.to(self.device)).to(self.dtype)
+        shown = images.to(self.device) if self.front is None else self.front(images.to(self.device))
+        normal = self.preprocess.normalise(shown).to(self.dtype)
         return F.normalize(self.image_tower(normal).float(), dim=-1)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:

@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -35,6 +36,36 @@ def read_weights(directory: Path) -> Weights:
     if (directory / "pytorch_model.bin").exists():
         return _pickled(directory / "pytorch_model.bin")
     raise InputError(f"no weights in {directory}: expected model.safetensors or pytorch_model.bin")
+
+
+def read_json(file: Path, kind: str) -> dict[str, Any]:
+    """The content of a configuration file.
+
+    Args:
+        file: to read.
+        kind: what its directory should be, for the error.
+
+    Raises:
+        InputError: if it is missing or no JSON.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{file.parent} is not {kind}: {file.name} is missing") from error
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from error
+    return content
+
+
+def read_tensors(file: Path) -> Weights:
+    """The tensors of one file: safetensors, or a pickle of tensors without its code.
+
+    Raises:
+        InputError: if it is missing, damaged, or a pickle wants to execute code.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; expected tensors in .safetensors, .pth, .pt or .bin")
+    return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
 
 
 def _safetensors(file: Path) -> Weights:
