@@ -115,6 +115,13 @@ def test_zero_shot_starts_from_the_words_and_learns_nothing(encoder: Encoder) ->
     assert (fitted.losses, fitted.predictions) == ((), None)
 
 
+def test_zero_shot_needs_noisy_copies_of_a_few_images_only(encoder: Encoder, tmp_path: Path) -> None:
+    job = replace(task(encoder, per_class=7, labelled=False), cache=tmp_path)
+    weights = quick("zero-shot").fit(job).weights
+    assert len(list(tmp_path.iterdir())) == 16 < len(job.ids)
+    assert torch.equal(quick("zero-shot").fit(replace(job, cache=None)).weights["directions"], weights["directions"])
+
+
 def test_zero_shot_tunes_as_many_of_the_words_tokens_as_are_asked_for(encoder: Encoder) -> None:
     """The public code tunes as many tokens as there are words, of which "brain" is two here."""
     method = PromptSmooth(mode="zero-shot", words="a brain scan", context=3, sigmas=SIGMAS)

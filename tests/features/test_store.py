@@ -117,6 +117,15 @@ def test_every_copy_has_a_crop_of_its_own_before_the_noise() -> None:
         assert torch.allclose(store.everything()[2, draw], expected[0], atol=HALF)
 
 
+def test_clean_copies_are_all_alike_and_encoded_once() -> None:
+    encoder, tower = counting()
+    store = stored(encoder, sigmas=(0.0,))
+    assert tower.blocks == [1] * 3
+    for place in range(3):
+        clean = encoder.encode_image(image_of(place)[None]).detach()
+        assert torch.equal(store.everything()[place], clean.half().float().expand(2 * BLOCK, -1))
+
+
 def test_rows_are_those_asked_for() -> None:
     store = stored(brightness_encoder())
     everything = store.everything()

@@ -50,6 +50,7 @@ _START = "a medical image of"
 _MARGINAL = 10  # copies in an entropy
 _BATCH = 64  # images in a step without labels
 _PROBED = 64  # noisy copies whose gradients give the directions of per-draw steps
+_PROBED_IMAGES = 16  # at most, of which these are copies
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,12 @@ class PromptSmooth:
         return Fitted(fitted.weights | directions, fitted.losses, fitted.predictions, fitted.notes)
 
     def _directions(self, task: Task, recipe: Recipe, context: Tensor) -> Weights:
-        store = task.store(self.noise, BLOCK)
-        places = np.random.default_rng([task.seed, 2]).integers((len(task.ids), store.draws), size=(_PROBED, 2))
-        features = torch.cat([store.rows(place[:1], place[1:])[0] for place in places])
+        chance = np.random.default_rng([task.seed, 2])
+        some = np.sort(chance.permutation(len(task.ids))[:_PROBED_IMAGES])
+        ids = [task.ids[place] for place in some]
+        few = replace(task, ids=ids, labels=None, image=lambda place: task.image(int(some[place])))
+        rows = few.store(self.noise, BLOCK).everything().flatten(0, 1)
+        features = rows[chance.permutation(len(rows))[:_PROBED]]
         sentences = class_sentences(task.encoder, task.classes, recipe)
         features, scale = features.to(task.encoder.device), task.encoder.logit_scale
         return {"directions": main_directions(sentences, context, features, scale)}

@@ -78,7 +78,7 @@ def build_store(
         encoder: the frozen dual encoder.
         image: place -> image (3, size, size) in [0, 1].
         ids: of the images.
-        sigmas: standard deviations of the noise; 0 is a clean copy.
+        sigmas: standard deviations of the noise; 0 is a clean copy. Clean copies without views are encoded once.
         draws: copies of each image.
         seed: of the noise.
         views: a random crop of its own for each copy, before the noise.
@@ -130,14 +130,23 @@ def build_store(
 def _features(
     encoder: Encoder, image: Tensor, sample: str, sigmas: NDArray[np.float32], seed: int, views: CropAndFlip | None
 ) -> Half:
+    if views is None and not sigmas.any():
+        return _finite(np.repeat(_encoded(encoder, image[None]), len(sigmas), axis=0), encoder, sample)
     stream, found = NoiseStream(seed, "fit"), []
     for block in range(len(sigmas) // BLOCK):
         rows = range(block * BLOCK, (block + 1) * BLOCK)
         shown = [image] if views is None else [views(image, sample, seed, view) for view in rows]
         noise = noisy_images(torch.zeros_like(image), sample, torch.from_numpy(sigmas[rows]), stream, block)
-        with torch.inference_mode():
-            found.append(encoder.encode_image((noise + torch.stack(shown)).to(encoder.device)).cpu().half().numpy())
-    features = np.concatenate(found)
+        found.append(_encoded(encoder, noise + torch.stack(shown)))
+    return _finite(np.concatenate(found), encoder, sample)
+
+
+def _encoded(encoder: Encoder, images: Tensor) -> Half:
+    with torch.inference_mode():
+        return np.asarray(encoder.encode_image(images).cpu().half().numpy())
+
+
+def _finite(features: Half, encoder: Encoder, sample: str) -> Half:
     if not np.isfinite(features).all():
         raise RunError(f"{encoder.name} gave nan or infinity for {sample}; nothing can be learned from it")
     return features
