@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -68,6 +69,7 @@ class MeanSign:
     """The prompt is the sign of the mean of noisy copies; the classifier answers the prompt."""
 
     copies: int = 100
+    guarantees: ClassVar[tuple[str, ...]] = ("conditional", "per-draw", "product")
 
     def to_image(
         self, encoder: Encoder, image: Tensor, sample: str, sigma: float, seed: int, channels: int = 3

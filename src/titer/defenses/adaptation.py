@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,7 @@ class EntropyStep:
     copies: int
     steps: int
     rate: float
+    guarantees: ClassVar[tuple[str, ...]] = ("conditional", "per-draw", "product")
     start: Tensor = field(init=False)
     secants: Tensor = field(init=False)
 
@@ -66,17 +68,7 @@ class EntropyStep:
 
     def adapted(self, copies: Tensor) -> Tensor:
         """Class features (classes, dim) after the steps, for features (copies, dim) of one image's copies."""
-        with torch.enable_grad():
-            context = self.context.clone().requires_grad_()
-            optimiser = torch.optim.AdamW([context], lr=self.rate)  # fresh moments for every image
-            for _ in range(self.steps):
-                entropy = marginal_entropy(self.scale * copies @ self.places.features(context).T)
-                optimiser.zero_grad()
-                entropy.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-        with torch.no_grad():
-            features: Tensor = self.places.features(context)
-        return features
+        return after_steps(self.places, self.context, copies, self.scale, self.steps, self.rate)
 
     def to_copies(self, copies: Tensor, features: Tensor) -> Tensor:
         """Logits (batch, classes) of draws (batch, dim), each after a step on its own copies (batch, copies, dim)."""
@@ -106,6 +98,30 @@ class EntropyStep:
         )
         slopes: Tensor = (ahead - behind) / (2 * self.length)
         return slopes
+
+
+def after_steps(places: Sentences, context: Tensor, features: Tensor, scale: float, steps: int, rate: float) -> Tensor:
+    """Class features (classes, dim) after steps of AdamW that lower the entropy of the mean prediction.
+
+    Args:
+        places: the classes' sentences.
+        context: where the steps start, from zero moments: nothing is carried over from another image.
+        features: unit features (copies, dim) of one image's copies or views.
+        scale: logit scale.
+        steps: number of steps.
+        rate: learning rate.
+    """
+    with torch.enable_grad():
+        context = context.clone().requires_grad_()
+        optimiser = torch.optim.AdamW([context], lr=rate)
+        for _ in range(steps):
+            entropy = marginal_entropy(scale * features @ places.features(context).T)
+            optimiser.zero_grad()
+            entropy.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    with torch.no_grad():
+        moved: Tensor = places.features(context)
+    return moved
 
 
 def main_directions(places: Sentences, context: Tensor, features: Tensor, scale: float) -> Tensor:

@@ -18,6 +18,9 @@ from titer.models.encoder import Encoder
 
 Weights = dict[str, Tensor]
 
+MIXED = (0.1, 0.25, 0.5, 1.0)
+"""Noise levels of fits that serve all of them, in [0, 1] pixel units."""
+
 
 @dataclass(frozen=True, eq=False)
 class Task:

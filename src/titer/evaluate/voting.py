@@ -15,8 +15,6 @@ from titer.errors import GuaranteeError, unknown
 from titer.features.stream import Ballot, fixed_ballot
 from titer.models.classifier import Bank, Classifier
 
-_ADAPTING: tuple[Guarantee, ...] = ("conditional", "per-draw", "product")
-
 
 def guarantees(classifiers: Mapping[str, Classifier], asked: str | Mapping[str, str] | None) -> dict[str, Guarantee]:
     """Which statement each prompt set's certificates will make.
@@ -42,14 +40,16 @@ def guarantees(classifiers: Mapping[str, Classifier], asked: str | Mapping[str, 
 
 
 def _guarantee(name: str, classifier: Classifier, asked: str | None) -> Guarantee:
-    if not classifier.adapts_to_input:
+    if classifier.adaptation is None:
         return "bank" if isinstance(classifier, Bank) else "fixed"
-    if asked not in _ADAPTING:
-        raise GuaranteeError(
-            f"prompt set {name!r} changes with the image it is shown, so a certificate of the guarantee "
-            f"{asked or 'fixed'!r} would claim more than is proven; expected --guarantee {', '.join(_ADAPTING)}"
-        )
-    return asked
+    for possible in get_args(Guarantee):
+        if possible == asked and possible in classifier.adaptation.guarantees:
+            return possible  # type: ignore[no-any-return]
+    raise GuaranteeError(
+        f"prompt set {name!r} changes with the image it is shown, so a certificate of the guarantee "
+        f"{asked or 'fixed'!r} would claim more than is proven; expected --guarantee "
+        f"{', '.join(classifier.adaptation.guarantees)}"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +69,7 @@ class Voting:
     channels: int
 
     def ballot(self, image: Tensor, sample: str, sigma: float) -> Ballot:
-        """How it votes on draws around one image (3, size, size); the conditional guarantee adapts to the image here.
-
-        Raises:
-            GuaranteeError: if its adaptation needs the clean image, and the guarantee forbids that.
-        """
+        """How it votes on draws around one image (3, size, size); the conditional guarantee adapts to the image here."""
         classifier, adaptation = self.classifier, self.classifier.adaptation
         if isinstance(classifier, Bank):
             return fixed_ballot(classifier.encoder, classifier.selector, *classifier.members, head=classifier.head)

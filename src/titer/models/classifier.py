@@ -39,6 +39,10 @@ class Adaptation(Protocol):
     def copies(self) -> int:
         """Noisy copies that a step uses."""
 
+    @property
+    def guarantees(self) -> tuple[str, ...]:
+        """Which statements a certificate of it can make."""
+
     def to_image(
         self, encoder: Encoder, image: Tensor, sample: str, sigma: float, seed: int, channels: int = 3
     ) -> Head:
@@ -48,9 +52,7 @@ class Adaptation(Protocol):
         """Logits (batch, classes) of draws (batch, dim), each with a state of its own.
 
         Row by row a fixed function of the draw and its own copies (batch, copies, dim); the clean image is not used.
-
-        Raises:
-            GuaranteeError: if this adaptation cannot do without the clean image.
+        Called only where ``guarantees`` names more than ``conditional``.
         """
 
 
@@ -144,6 +146,10 @@ class _Reordered:
     @property
     def copies(self) -> int:
         return self.adaptation.copies
+
+    @property
+    def guarantees(self) -> tuple[str, ...]:
+        return self.adaptation.guarantees
 
     def to_image(self, *shown: Any, **how: Any) -> Head:
         return _in_order(self.adaptation.to_image(*shown, **how), self.order)
