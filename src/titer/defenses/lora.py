@@ -57,7 +57,7 @@ class Lora:
     images: Images = "noisy"
     sigmas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)
     epochs: int = 15
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3  # chosen on val splits, with the epochs: docs/methods/lora.md
 
     needs_labels: ClassVar[bool] = True
     class_bound: ClassVar[bool] = False
