@@ -222,9 +222,12 @@ def test_broken_toml_says_where(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_recipe_builds_in_every_size(path: Path) -> None:
     tables = read_tables(path)
-    data = None if "name" in tables.get("data", {}) else "titer:phantoms"
+    model, data = (
+        None if "name" in tables.get(kind, {}) else name
+        for kind, name in (("model", "titer:tiny"), ("data", "titer:phantoms"))
+    )
     for size in (None, *(size for size in SIZES if size in tables)):
-        study = read_recipe(path, data=data, changes={} if size is None else {"size": size})
+        study = read_recipe(path, model=model, data=data, changes={} if size is None else {"size": size})
         assert study.cells
         assert {name for cell in study.cells for name in cell.entries} <= study.entries.keys()
 
@@ -243,5 +246,5 @@ def test_recipes_below_the_current_directory_are_listed(tmp_path: Path, monkeypa
     found = recipes_here()
     assert list(found) == ["recipes/broken.toml", "recipes/common.toml", "recipes/sets/small.toml"]
     assert found["recipes/sets/small.toml"] == "Small"
-    assert found["recipes/common.toml"] == "Comparison; it names no data, --data does"
+    assert found["recipes/common.toml"] == "Comparison; for any --model, --data"
     assert "not valid TOML" in found["recipes/broken.toml"]

@@ -75,9 +75,9 @@ def _title(path: Path) -> str:
         recipe = read_tables(path)
     except InputError as error:
         return str(error)
-    data = recipe.get("data", {})
-    named = isinstance(data, dict) and "name" in data
-    return str(recipe.get("title", "Comparison")) + ("" if named else "; it names no data, --data does")
+    tables = {kind: recipe.get(kind, {}) for kind in ("model", "data")}
+    open_ = [f"--{kind}" for kind, table in tables.items() if not (isinstance(table, dict) and "name" in table)]
+    return str(recipe.get("title", "Comparison")) + (f"; for any {', '.join(open_)}" if open_ else "")
 
 
 def _changed(recipe: Table, changes: Table) -> Table:

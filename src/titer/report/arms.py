@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from titer.report.plots import on_grid
 from titer.report.tables import MISSING, Share, Table, Value, radius_text
 from titer.results.study import ZERO_SHOT, Arm, StudyCell, StudyResults
-from titer.results.summary import largest_provable
+from titer.results.summary import largest_provable, radii_shown
 from titer.statistics.comparisons import Comparison, holm, mcnemar, paired
 from titer.statistics.intervals import group_codes
 from titer.statistics.ranking import balanced_mean
@@ -36,10 +37,10 @@ def classes(arm: Arm) -> int:
 
 
 def radii_of(cell: StudyCell, sigma: float) -> list[float]:
-    """Radii that the cell's draws can prove at a sigma, of those that tables show."""
+    """Radii that the cell's draws can prove at a sigma: those decided, else those that tables show."""
     part = cell.at(sigma)[0].parts[0]
-    if part.asks_one_radius:
-        return [float(radius) for radius in part.run.info["settings"]["radii"]]
+    if on_grid(part):
+        return radii_shown(part)
     return [radius for radius in RADII if radius <= largest_provable(part)]
 
 
@@ -201,7 +202,7 @@ def _independent(arm: Arm) -> bool:
     return len(np.unique(group_codes(arm.groups))) == len(arm.ids)
 
 
-def tests_table(cell: StudyCell) -> Table | None:
+def paired_table(cell: StudyCell) -> Table | None:
     """Paired tests at the headline's radius; None where there is nothing to compare."""
     found = [pair for pair in pairs(cell, HEADLINE) if HEADLINE in radii_of(cell, pair.arm.sigma)]
     if not found:

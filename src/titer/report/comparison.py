@@ -25,9 +25,9 @@ from titer.report.arms import (
     mixture_table,
     name_of,
     overview_table,
+    paired_table,
     radii_of,
     shots_table,
-    tests_table,
 )
 from titer.report.page import report, template, write_page
 from titer.report.plots import arm_figure, shots_figure
@@ -185,8 +185,8 @@ def _collapses(prompts: Mapping[str, Any]) -> Iterator[str]:
         own = {name: told for name, told in prompts.items() if told["entry"] == entry}
         found = {name: told["warnings"] for name, told in own.items() if told.get("warnings")}
         if found:
-            listed = "; ".join(f"{name}: {', '.join(texts)}" for name, texts in found.items())
-            yield f"{len(found)} of {len(own)} fits of {entry} have a warning ({listed})."
+            listed = "; ".join(f"{name} {', '.join(texts)}" for name, texts in found.items())
+            yield f"{entry}, {len(found)} of {len(own)} fits: {listed}."
 
 
 def _warnings(study: StudyResults) -> Iterator[str]:
@@ -206,14 +206,14 @@ def verdict(cell: StudyCell, sigma: float) -> str:
     baseline = best([arm for arm in sound if arm.facts["baseline"]], HEADLINE)
     method = best([arm for arm in sound if not arm.facts["baseline"]], HEADLINE)
     zero_shot = next((arm for arm in sound if arm.facts["method"] == ZERO_SHOT), None)
-    parts = [f"At sigma {sigma:g}, a constant answer is right and certified at radius {HEADLINE:g} on {chance(cell)}"]
-    parts += [f"{zero_shot.entry} on {_said(zero_shot)}"] if zero_shot is not None else []
+    parts = [f"At sigma {sigma:g}, right and certified at radius {HEADLINE:g}: a constant answer {chance(cell)}"]
+    parts += [f"{zero_shot.entry} {_said(zero_shot)}"] if zero_shot is not None else []
     if baseline is not None and baseline is not zero_shot:
-        parts.append(f"the best baseline, {name_of(baseline)}, on {_said(baseline)}")
+        parts.append(f"the best baseline, {name_of(baseline)}, {_said(baseline)}")
     if method is not None:
-        parts.append(f"the best sound method, {name_of(method)}, on {_said(method)}")
+        parts.append(f"the best sound method, {name_of(method)}, {_said(method)}")
     behind = method is not None and baseline is not None and _estimate(method) <= _estimate(baseline)
-    return f"{', '.join(parts)}." + (" No method is above the best baseline." if behind else "")
+    return f"{'; '.join(parts)}." + (" No method is above the best baseline." if behind else "")
 
 
 def _said(arm: Arm) -> str:
@@ -227,7 +227,7 @@ def _estimate(arm: Arm) -> float:
 
 def _parts(cells: Sequence[StudyCell], first: StudyCell) -> Iterator[Part]:
     """The headline, curves, shots, costs, one fit for all noise levels or several."""
-    tests = tests_table(first)
+    tests = paired_table(first)
     yield Part(
         title=f"Certified accuracy at radius {HEADLINE:g}",
         tables=(headline_table(first), *([tests] if tests else [])),
@@ -235,8 +235,9 @@ def _parts(cells: Sequence[StudyCell], first: StudyCell) -> Iterator[Part]:
     curves = [cell for cell in cells if not asks_one_radius(cell)]
     for cell in curves:
         yield _curves(cell, cell is first, len(curves) > 1)
-    for cell in cells:
-        yield from _shots(cell)
+    shots = [cell for cell in cells if shots_table(cell)]
+    for cell in shots:
+        yield _shots(cell, len(shots) > 1)
     yield Part("Costs", tables=(cost_table(cells),))
     mixtures = tuple(table for cell in cells if (table := mixture_table(cell)))
     if mixtures:
@@ -251,7 +252,7 @@ def _curves(cell: StudyCell, is_first: bool, several: bool) -> Part:
         "Class-balanced, mean over fits, of each method with the most shots. Intervals are in the tables. The curves end at the "
         "largest radius that the draws can prove.",
     )
-    tests = None if is_first else tests_table(cell)
+    tests = None if is_first else paired_table(cell)
     first, *others = (accuracy_table(cell, sigma) for sigma in cell.sigmas)
     return Part(
         title="Certified accuracy against radius" + (f": cell {cell.name}" if several else ""),
@@ -261,14 +262,21 @@ def _curves(cell: StudyCell, is_first: bool, several: bool) -> Part:
     )
 
 
-def _shots(cell: StudyCell) -> Iterator[Part]:
+def _shots(cell: StudyCell, several: bool) -> Part:
+    sound = [arm for arm in cell.arms if arm.guarantee != "conditional"]
+    words = f"Certified accuracy at radius {HEADLINE:g} against shots; the values are in the table below"
     table = shots_table(cell)
-    if table is not None:
-        sound = [arm for arm in cell.arms if arm.guarantee != "conditional"]
-        words = f"Certified accuracy at radius {HEADLINE:g} against shots; the values are in the table below"
-        caption = "Mean over fits. Methods that need no labels are level lines."
-        drawing = Drawing(Markup(shots_figure(sound, HEADLINE)), words, caption)  # noqa: S704
-        yield Part("Shots", figures=(drawing,), tables=(table,))
+    return Part(
+        title="Shots" + (f": cell {cell.name}" if several else ""),
+        figures=(
+            Drawing(
+                Markup(shots_figure(sound, HEADLINE)),  # noqa: S704
+                words,
+                "Mean over fits. Methods that need no labels are level lines.",
+            ),
+        ),
+        tables=(table,) if table else (),
+    )
 
 
 def _in_words(cell: StudyCell) -> str:
