@@ -221,7 +221,7 @@ def _entry(name: str, table: Any) -> Entry:
             raise InputError(
                 f"{place}: {ZERO_SHOT} has no settings, got {_listed(settings)}; only template is possible"
             )
-        if template is not None and str(template).count("{}") != 1:
+        if template is not None and any(one.count("{}") != 1 for one in str(template).split("|")):
             raise InputError(f"{place} template: expected one {{}} for the class's words, got {template!r}")
         return Entry(name=name, template=template, **own)
     try:

@@ -28,7 +28,17 @@ def test_words_decide_the_fingerprint() -> None:
     assert plain.fingerprint != zero_shot(encoder, CLASSES[::-1]).fingerprint
 
 
-@pytest.mark.parametrize("template", ["no place", "{} and {}", "{name}"])
+def test_several_templates_are_averaged() -> None:
+    encoder = brightness_encoder()
+    both = zero_shot(encoder, CLASSES, "{} | not {}, but dark")
+    texts = [[*text.texts, *(f"not {words}, but dark" for words in text.texts)] for text in CLASSES]
+    means = torch.stack([encoder.encode_text(group).mean(dim=0) for group in texts])
+    images = torch.rand(5, 3, 8, 8)
+    expected = 100 * encoder.encode_image(images) @ torch.nn.functional.normalize(means, dim=-1).T
+    assert torch.allclose(both(images), expected)
+
+
+@pytest.mark.parametrize("template", ["no place", "{} and {}", "{name}", "{} | no place", "{} |"])
 def test_a_template_has_one_place(template: str) -> None:
     with pytest.raises(InputError, match="template"):
         zero_shot(brightness_encoder(), CLASSES, template)

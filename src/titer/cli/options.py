@@ -22,7 +22,10 @@ Prompts = Annotated[
 ]
 Template = Annotated[
     list[str] | None,
-    typer.Option("--template", help="One more zero-shot set: a text with {} for the class's words; repeatable."),
+    typer.Option(
+        "--template",
+        help="One more zero-shot set: a text with {} for the class's words, or several with | between; repeatable.",
+    ),
 ]
 Sigma = Annotated[str, typer.Option("--sigma", help="Standard deviation of the noise in [0, 1] pixels; comma list.")]
 Alpha = Annotated[str, typer.Option("--alpha", help="Error probability per image.")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,17 +168,17 @@ def run_study(
     for name, value, least in (("seed", seed, 0), ("workers", workers, 1)):
         if value is not None and value < least:
             raise InputError(f"{name}: expected at least {least}, got {value}")
-    sets = _prompt_sets(study)
+    _prompt_sets(study, study.cells)
     _refuse_foreign(out)
     # all that can be refused is refused before the first fit
     encoder, everything = load_model(study.model, device=device), load_all(study.data, study.wording)
     judged = {cell.name: load_data(study.data, study.split, cell.limit, study.wording) for cell in study.cells}
     with _alone(out):
         said = _begun(out, _said(study, encoder, everything, command), seed)
-        for prompts in sets:
-            said["prompts"][prompts.name] = _fitted(prompts, encoder, everything, out)
-            _write(out, said)
         for cell in study.cells:
+            for prompts in _prompt_sets(study, [cell]):
+                said["prompts"][prompts.name] = _fitted(prompts, encoder, everything, out)
+                _write(out, said)
             for sigma in cell.sigmas:
                 _certified(study, cell, sigma, encoder, judged[cell.name], out, said["seed"], workers, command)
     return out
@@ -196,14 +196,14 @@ def prompt_sets(study: Study, cell: Cell, sigma: float) -> Iterator[PromptSet]:
                 yield PromptSet(entry, count, seed, sigma if entry.per_sigma else None)
 
 
-def _prompt_sets(study: Study) -> list[PromptSet]:
-    """All of them, each once; those with the most shots first, since stores of fewer shots are parts of theirs.
+def _prompt_sets(study: Study, cells: Sequence[Cell]) -> list[PromptSet]:
+    """All that some cells certify, each once; those with the most shots first, since stores of fewer shots are parts of theirs.
 
     Raises:
         InputError: if two of them would have one name.
     """
     found: dict[str, PromptSet] = {}
-    for cell in study.cells:
+    for cell in cells:
         for sigma in cell.sigmas:
             for prompts in prompt_sets(study, cell, sigma):
                 if found.setdefault(prompts.name, prompts) != prompts:
@@ -247,10 +247,26 @@ def _begun(out: Path, said: dict[str, Any], seed: int | None) -> dict[str, Any]:
         return begun
     wanted = {} if seed is None else {"seed": seed}
     now = json.loads(json.dumps(earlier | said | wanted))
-    found = differences(_identity(earlier), _identity(now))
+    found = differences(*_shared(_identity(earlier), _identity(now)))
     if found:
         raise InputError(f"{out} belongs to another comparison: {'; '.join(found)}; choose another --out")
-    return said | {"seed": earlier["seed"], "prompts": earlier["prompts"]}
+    kept = [cell for cell in earlier["cells"] if cell["name"] not in {cell["name"] for cell in now["cells"]}]
+    return said | {
+        "seed": earlier["seed"],
+        "prompts": earlier["prompts"],
+        "entries": earlier["entries"] | said["entries"],
+        "cells": [*said["cells"], *kept],
+    }
+
+
+def _shared(earlier: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both without the methods and cells that only one of them has: a comparison may grow, or go on in part."""
+    both = {kind: earlier[kind].keys() & now[kind].keys() for kind in ("defenses", "cells")}
+    first, second = (
+        told | {kind: {name: told[kind][name] for name in sorted(names)} for kind, names in both.items()}
+        for told in (earlier, now)
+    )
+    return first, second
 
 
 def _earlier(out: Path) -> dict[str, Any] | None:

@@ -164,15 +164,17 @@ def zero_shot(encoder: Encoder, classes: Sequence[Named], template: str = "{}", 
     Args:
         encoder: the dual encoder.
         classes: class names and texts.
-        template: put around each text, at ``{}``.
+        template: put around each text, at ``{}``; several with ``|`` between them are an ensemble.
         name: what records call it.
 
     Raises:
-        InputError: if the template does not hold ``{}`` exactly once.
+        InputError: if a template does not hold ``{}`` exactly once.
     """
-    if template.count("{}") != 1:
-        raise InputError(f"template: expected one {{}} for the class's words, got {template!r}")
-    texts = [[template.replace("{}", text) for text in named.texts] for named in classes]
+    templates = [one.strip() for one in template.split("|")]
+    for one in templates:
+        if one.count("{}") != 1:
+            raise InputError(f"template: expected one {{}} for the class's words, got {one!r}")
+    texts = [[one.replace("{}", text) for one in templates for text in named.texts] for named in classes]
     means = torch.stack([encoder.encode_text(group).mean(dim=0) for group in texts])
     class_features = F.normalize(means, dim=-1)
     return Classifier(
