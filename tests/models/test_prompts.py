@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,21 +16,31 @@ from torch import Tensor
 from images import brightness_encoder
 from tiny_models import WORDS, clip_directory, siglip_directory
 from titer.errors import InputError
+from titer.features.stream import threads
 from titer.models import Encoder, load_model
 from titer.models.prompts import Sentences, count_tokens, sentences, token_tower
 
-MAKERS: dict[str, Callable[[Path], Encoder]] = {
-    "clip": lambda path: load_model(clip_directory(path)),
-    "siglip": lambda path: load_model(siglip_directory(path)),
-    "titer:tiny": lambda _: load_model("titer:tiny"),
-}
+MAKERS: dict[str, Callable[[Path], Path]] = {"clip": clip_directory, "siglip": siglip_directory}
 TEXTS = ["brain", "lung tissue", "blood cells"]  # short enough for the twenty tokens of the tiny towers
 START = "a medical image of"
 
 
-@pytest.fixture(scope="module", params=MAKERS)
-def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    return MAKERS[request.param](tmp_path_factory.mktemp("model"))
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    with threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Encoder:
+    return load_model("titer:tiny")
+
+
+@pytest.fixture(scope="module", params=[*MAKERS, "titer:tiny"])
+def encoder(request: pytest.FixtureRequest, embedded: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    if request.param == "titer:tiny":
+        return embedded
+    return load_model(MAKERS[request.param](tmp_path_factory.mktemp("model")))
 
 
 def random_context(places: Sentences, *classes: int, seed: int = 0) -> Tensor:
@@ -115,15 +125,14 @@ def test_threads_use_one_tower_with_different_contexts(encoder: Encoder) -> None
             assert torch.allclose(found, wanted, atol=1e-6)
 
 
-def test_a_context_of_words_tunes_exactly_the_tokens_asked_for() -> None:
+def test_a_context_of_words_tunes_exactly_the_tokens_asked_for(embedded: Encoder) -> None:
     """Words are not tokens: five words have eight tokens here, so five tokens end after the third word."""
-    encoder = load_model("titer:tiny")
-    tower, words = token_tower(encoder), "An H&E image patch of"
+    tower, words = token_tower(embedded), "An H&E image patch of"
     assert [len(tower.ids(word)) - 2 for word in words.split()] == [1, 3, 1, 2, 1]
-    assert count_tokens(encoder, words) == 8
+    assert count_tokens(embedded, words) == 8
     whole = tower.ids(f"{words} debris")
     for tokens in (5, 6, 8):
-        places = sentences(encoder, ["debris"], tokens, words)
+        places = sentences(embedded, ["debris"], tokens, words)
         assert places.ids == (tuple(whole),)  # the sentence stays intact
         assert torch.equal(places.embeddings(), tower.embedding.weight[whole[1 : 1 + tokens]])
         seen: list[Tensor] = []
@@ -135,13 +144,12 @@ def test_a_context_of_words_tunes_exactly_the_tokens_asked_for() -> None:
         assert changed.nonzero().flatten().tolist() == list(range(1, 1 + tokens))
 
 
-def test_a_prefix_of_the_words_leaves_the_rest_of_the_sentence_fixed() -> None:
+def test_a_prefix_of_the_words_leaves_the_rest_of_the_sentence_fixed(embedded: Encoder) -> None:
     """As in the public code: five of eight tokens move, the others stay words."""
-    encoder = load_model("titer:tiny")
     words = "An H&E image patch of"
-    places = sentences(encoder, ["debris", "mucus"], 5, words)
+    places = sentences(embedded, ["debris", "mucus"], 5, words)
     moved = places.embeddings() + 0.01
-    rest = sentences(encoder, ["patch of debris", "patch of mucus"], 5)
+    rest = sentences(embedded, ["patch of debris", "patch of mucus"], 5)
     assert torch.allclose(places.features(moved), rest.features(moved), atol=1e-6)
 
 
@@ -207,17 +215,15 @@ def test_an_encoder_that_hides_its_tokens_is_refused() -> None:
         sentences(brightness_encoder(), WORDS, 2)
 
 
-def test_a_tokenizer_that_joins_words_and_text_is_refused() -> None:
+def test_a_tokenizer_that_joins_words_and_text_is_refused(embedded: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first tokens must be the words' own, else a prefix of them cannot be tuned."""
-    encoder = load_model("titer:tiny")
-    tower = token_tower(encoder)
+    tower = token_tower(embedded)
     honest = tower.ids
 
-    class Joining:
-        def __call__(self, text: str) -> list[int]:
-            ids = honest(text)
-            return ids if text == START else [ids[0], *ids[2:]]
+    def joining(text: str) -> list[int]:
+        ids = honest(text)
+        return [ids[0], *ids[2:]] if text.startswith(f"{START} ") else ids
 
-    tower.ids = Joining()  # type: ignore[method-assign]
+    monkeypatch.setattr(tower, "ids", joining)
     with pytest.raises(InputError, match="joins 'a medical image of' with 'debris'"):
-        sentences(encoder, ["debris"], 2, START)
+        sentences(embedded, ["debris"], 2, START)
