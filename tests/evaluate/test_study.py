@@ -302,5 +302,7 @@ def test_a_fit_of_other_settings_is_not_taken_for_this_one(places: tuple[str, st
     run_study(study, out)
     config = out / "prompts" / "coop-2-s1" / "adapter_config.json"
     config.write_text(config.read_text().replace('"epochs": 2', '"epochs": 9'))
-    with pytest.raises(InputError, match="was fitted with another settings than the recipe says"):
+    with pytest.raises(
+        InputError, match=r"coop-2-s1 is another fit than the recipe says: settings\.epochs was 9, now 2"
+    ):
         run_study(study, out)

@@ -388,11 +388,10 @@ def _is_done(path: Path, expected: Mapping[str, Any]) -> bool:
         (path / WEIGHTS).unlink(missing_ok=True)  # of a fit that was interrupted between its two files
         return False
     facts = _facts(path)
-    differing = [name for name, value in json.loads(json.dumps(expected)).items() if facts.get(name) != value]
-    if differing:
+    found = differences({name: facts.get(name) for name in expected}, json.loads(json.dumps(expected)))
+    if found:
         raise InputError(
-            f"{path} was fitted with another {', '.join(differing)} than the recipe says; choose another --out, or "
-            "remove that directory"
+            f"{path} is another fit than the recipe says: {'; '.join(found)}; choose another --out, or remove that directory"
         )
     return True
 
