@@ -236,7 +236,6 @@ def _agreement(task: Task, network: FastDenoiser, copies: _Copies, batch: int) -
 
 
 def _answers(classifier: Classifier, copies: _Copies) -> Tensor:
-    """What a classifier says of one noisy copy of each image."""
+    """What a classifier says of a block of noisy copies; more would be dear where the denoiser is a large file."""
     with torch.no_grad():
-        parts = torch.split(copies.images, BLOCK)
-        return torch.cat([classifier(copies.noisy(part)).argmax(dim=1).cpu() for part in parts])
+        return classifier(copies.draw(BLOCK)[1]).argmax(dim=1).cpu()
