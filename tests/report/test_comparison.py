@@ -32,6 +32,7 @@ from titer.report.arms import (
     shots_table,
 )
 from titer.report.comparison import Section, compare_page, report_on, section
+from titer.report.plots import arm_figure
 from titer.report.tables import MISSING, Share, Table, Value
 from titer.results.store import Record
 from titer.results.study import StudyCell, read_study
@@ -249,6 +250,15 @@ def test_conditional_rows_are_marked_and_in_no_curve_and_no_test(written: Path, 
     assert any(alarm.startswith("Rows marked conditional do not hold for a deployed pipeline") for alarm in told.alarms)
     assert "conditional" in dict(told.guarantees)
     assert not any("adapted" in verdict for verdict in told.verdicts)
+
+
+def test_a_method_looks_the_same_in_every_figure(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "s", ZERO_SHOT, SMOOTH, BANK, cells={"curves": {}, "costly": {}})
+    whole = read_study(path)
+    alone = [arm for arm in whole.cells[1].arms if arm.entry == "bank"]
+    drawn = arm_figure(alone, list(whole.info["entries"]))
+    assert "var(--line-2)" in drawn  # the third method of the recipe
+    assert "var(--line-0)" not in drawn
 
 
 def test_without_conditional_rows_there_is_no_such_warning(tmp_path: Path) -> None:

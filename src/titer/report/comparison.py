@@ -143,7 +143,7 @@ def section(study: StudyResults) -> Section:
         facts=tuple(_facts(study, first)),
         alarms=tuple(_alarms(study)),
         verdicts=tuple(verdict(first, sigma) for sigma in first.sigmas if HEADLINE in radii_of(first, sigma)),
-        parts=tuple(_parts(finished, first)),
+        parts=tuple(_parts(finished, first, list(study.info["entries"]))),
         guarantees=tuple((kind, GUARANTEES[kind]) for kind in kinds),
         settings=(cells_table(study), methods_table(study)),
         command=str(study.info["command"]),
@@ -225,7 +225,7 @@ def _estimate(arm: Arm) -> float:
     return certified_share(arm, HEADLINE).interval.estimate
 
 
-def _parts(cells: Sequence[StudyCell], first: StudyCell) -> Iterator[Part]:
+def _parts(cells: Sequence[StudyCell], first: StudyCell, order: Sequence[str]) -> Iterator[Part]:
     """The headline, curves, shots, costs, one fit for all noise levels or several."""
     tests = paired_table(first)
     yield Part(
@@ -234,20 +234,20 @@ def _parts(cells: Sequence[StudyCell], first: StudyCell) -> Iterator[Part]:
     )
     curves = [cell for cell in cells if not asks_one_radius(cell)]
     for cell in curves:
-        yield _curves(cell, cell is first, len(curves) > 1)
+        yield _curves(cell, order, cell is first, len(curves) > 1)
     shots = [cell for cell in cells if shots_table(cell)]
     for cell in shots:
-        yield _shots(cell, len(shots) > 1)
+        yield _shots(cell, order, len(shots) > 1)
     yield Part("Costs", tables=(cost_table(cells),))
     mixtures = tuple(table for cell in cells if (table := mixture_table(cell)))
     if mixtures:
         yield Part("One fit for all noise levels, or one for each", tables=mixtures)
 
 
-def _curves(cell: StudyCell, is_first: bool, several: bool) -> Part:
+def _curves(cell: StudyCell, order: Sequence[str], is_first: bool, several: bool) -> Part:
     sound = [arm for arm in cell.arms if arm.guarantee != "conditional"]
     drawing = Drawing(
-        Markup(arm_figure(sound)),  # noqa: S704
+        Markup(arm_figure(sound, order)),  # noqa: S704
         _in_words(cell),
         "Class-balanced, mean over fits, of each method with the most shots. Intervals are in the tables. The curves end at the "
         "largest radius that the draws can prove.",
@@ -262,7 +262,7 @@ def _curves(cell: StudyCell, is_first: bool, several: bool) -> Part:
     )
 
 
-def _shots(cell: StudyCell, several: bool) -> Part:
+def _shots(cell: StudyCell, order: Sequence[str], several: bool) -> Part:
     sound = [arm for arm in cell.arms if arm.guarantee != "conditional"]
     words = f"Certified accuracy at radius {HEADLINE:g} against shots; the values are in the table below"
     table = shots_table(cell)
@@ -270,7 +270,7 @@ def _shots(cell: StudyCell, several: bool) -> Part:
         title="Shots" + (f": cell {cell.name}" if several else ""),
         figures=(
             Drawing(
-                Markup(shots_figure(sound, HEADLINE)),  # noqa: S704
+                Markup(shots_figure(sound, HEADLINE, order)),  # noqa: S704
                 words,
                 "Mean over fits. Methods that need no labels are level lines.",
             ),

@@ -77,11 +77,15 @@ def curve_figure(parts: Sequence[Line]) -> str:
         return _svg(figure, "curve")
 
 
-def arm_figure(arms: Sequence[Arm]) -> str:
+def arm_figure(arms: Sequence[Arm], order: Sequence[str]) -> str:
     """Certified accuracy of compared methods against radius: a panel for each sigma, a line for each method.
 
     Of each method the arm with the most shots is drawn, mean over fits. Where only a grid of radii was decided, points are
     joined by steps: between two of them the lower value is proven.
+
+    Args:
+        arms: the methods.
+        order: names of all methods of the page; a name looks the same in every figure.
     """
     sigmas, names = _panels_and_names(arms)
     with rc_context(_LOOK):
@@ -91,7 +95,7 @@ def arm_figure(arms: Sequence[Arm]) -> str:
             cell = next(iter(last.values())).parts[0]
             at = radii_drawn(cell) if on_grid(cell) else np.linspace(0, largest_provable(cell), _MOST_POINTS).tolist()
             for arm in last.values():
-                _line(axes, at, _balanced(arm, at), names.index(arm.entry), arm.entry, steps=True, marks=on_grid(cell))
+                _line(axes, at, _balanced(arm, at), order.index(arm.entry), arm.entry, steps=True, marks=on_grid(cell))
             _constant(axes, cell)
             _limit(axes, [cell])
             axes.set(title=f"sigma {sigma:g}", xlabel="L2 radius")
@@ -114,8 +118,14 @@ def _constant(axes: Axes, cell: Cell) -> None:
     axes.axhline(1 / classes, color=_SOFT, linewidth=1.2, linestyle=(0, (1, 2)), label=_CONSTANT)
 
 
-def shots_figure(arms: Sequence[Arm], radius: float) -> str:
-    """Certified accuracy at one radius against shots, mean over fits; methods that need no labels are level lines."""
+def shots_figure(arms: Sequence[Arm], radius: float, order: Sequence[str]) -> str:
+    """Certified accuracy at one radius against shots, mean over fits; methods that need no labels are level lines.
+
+    Args:
+        arms: the methods.
+        radius: L2.
+        order: as for ``arm_figure``.
+    """
     reached = [arm for arm in arms if largest_provable(arm.parts[0]) >= radius]
     sigmas, names = _panels_and_names(reached)
     counts = sorted({arm.shots for arm in reached if arm.shots is not None})
@@ -128,7 +138,7 @@ def shots_figure(arms: Sequence[Arm], radius: float) -> str:
                 level = len(own) == 1 and own[0].shots is None
                 places = counts if level else [arm.shots or 0 for arm in own]
                 if own:
-                    _line(axes, places, values * len(counts) if level else values, names.index(name), name)
+                    _line(axes, places, values * len(counts) if level else values, order.index(name), name)
             _constant(axes, next(arm.parts[0] for arm in reached if arm.sigma == sigma))
             axes.set(title=f"sigma {sigma:g}", xlabel="shots", xscale="log")
             axes.set_xticks(counts, [str(count) for count in counts])
