@@ -161,6 +161,14 @@ def test_a_product_vote_has_copies_of_its_own() -> None:
     assert selection.tolist() != estimation.tolist()
 
 
+@pytest.mark.parametrize("guarantee", ["per-draw", "product"])
+def test_the_answer_without_noise_is_the_adapted_one(guarantee: Guarantee) -> None:
+    """The pipeline's own, not that of the head before adaptation, which here says the opposite."""
+    contrary = replace(pipeline(3), head=lambda features: answer(-features[:, 1]))
+    ballot = Voting(contrary, guarantee, 1, 3).ballot(at(0.2), "x", SIGMA)
+    assert Voter([ballot], 1).clean(at(0.2)) == [1]
+
+
 def test_a_bank_certificate_is_the_smaller_of_choice_and_answer() -> None:
     found = certified(signed_bank(), "bank", 0.6)
     assert found.choice is not None

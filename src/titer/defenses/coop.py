@@ -25,7 +25,7 @@ from titer.features.store import FeatureStore, Places
 from titer.features.views import CropAndFlip
 from titer.models.classifier import Classifier, Named, cosine_head
 from titer.models.encoder import Encoder
-from titer.models.prompts import Sentences, count_tokens, sentences
+from titer.models.prompts import Prompts, Sentences, count_tokens, sentences
 from titer.models.weights import fingerprint_of
 from titer.noise import BLOCK
 
@@ -264,18 +264,24 @@ def start_of(places: Sentences, recipe: Recipe, classes: int, seed: int) -> Tens
 
 def class_sentences(encoder: Encoder, classes: Sequence[Named], recipe: Recipe) -> Sentences:
     """The classes' texts with places for the context; words are tuned token by token, as many as are asked for."""
-    tokens = min(recipe.context, count_tokens(encoder, recipe.words)) if recipe.words else recipe.context
     texts = [recipe.template.replace("{}", named.texts[0]) for named in classes]
-    return sentences(encoder, texts, tokens, recipe.words)
+    return sentences(encoder, texts, _tokens(encoder, recipe), recipe.words)
+
+
+def _tokens(encoder: Encoder, recipe: Recipe) -> int:
+    return min(recipe.context, count_tokens(encoder, recipe.words)) if recipe.words else recipe.context
 
 
 def context_classifier(
     encoder: Encoder, classes: Sequence[Named], recipe: Recipe, context: Tensor, name: str
 ) -> Classifier:
-    """The class whose prompted text is nearest. Texts are encoded once, here."""
-    places = class_sentences(encoder, classes, recipe)
-    with torch.no_grad():
-        features = places.features(context.to(encoder.device))
+    """The class whose prompted text is nearest. Texts are encoded once, here.
+
+    Raises:
+        InputError: for a context of another shape than the recipe's.
+    """
+    prompts = Prompts(context, recipe.words, recipe.template)
+    features = prompts.class_features(encoder, [named.texts[0] for named in classes], _tokens(encoder, recipe))
     return Classifier(
         name=name,
         encoder=encoder,

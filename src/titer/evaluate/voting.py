@@ -85,8 +85,11 @@ class Voting:
             own = features[:, None] if self.guarantee == "per-draw" else copies
             return torch.stack([adaptation.to_copies(own, features).argmax(dim=1)])
 
+        def without_noise(features: Tensor) -> Tensor:
+            return adaptation.to_copies(features[:, None], features)
+
         copies = adaptation.copies if self.guarantee == "product" else 0
-        return Ballot(classifier.encoder, votes, classifier.head, copies=copies)
+        return Ballot(classifier.encoder, votes, without_noise, copies=copies)
 
     def procedure(self, rule: Rule, sigma: float, alpha: float, gap: float) -> Procedure:
         """The certifier at work for one image."""

@@ -23,15 +23,33 @@ class Prompts:
         context: token embeddings (tokens, width), shared by all classes, or (classes, tokens, width).
         words: words in front of the class's text, whose first tokens the context takes the place of; without words
             the context has places of its own.
+        template: around the class's text, at ``{}``.
     """
 
     context: Tensor
     words: str = ""
+    template: str = "{}"
 
     @property
     def tokens(self) -> int:
         """Number of learned tokens."""
         return int(self.context.shape[-2])
+
+    def class_features(self, encoder: Encoder, texts: Sequence[str], tokens: int | None = None) -> Tensor:
+        """Unit features (classes, dim) of the texts behind the context, without gradient.
+
+        Args:
+            encoder: the dual encoder.
+            texts: one for each class.
+            tokens: how many learned tokens are expected; as many as there are unless given.
+
+        Raises:
+            InputError: if the context has another shape than expected, or a text gets too long.
+        """
+        around = [self.template.replace("{}", text) for text in texts]
+        places = sentences(encoder, around, self.tokens if tokens is None else tokens, self.words)
+        with torch.no_grad():
+            return places.features(self.context.to(encoder.device))
 
 
 @runtime_checkable
