@@ -74,10 +74,10 @@ RECIPES: dict[Setting, Recipe] = {
         context=5, class_specific=False, words="", template="{}.", scale=None, epochs=50, learning_rate=0.002,
         optimiser="sgd", warmup_rate=1e-5, batch=32, copies=1, store=50, crops=True,
     ),
-    # chosen on the val splits (docs/promptsmooth.md): several copies of all images in each step cost nothing once
-    # features are stored, and a sharper loss than the model's own scale uses the shots that are already right less
+    # chosen on the val splits (docs/methods/promptsmooth.md): several copies of all images in each step cost nothing
+    # once features are stored, and a sharper loss than the model's own scale uses the shots that are already right less
     "own": Recipe(
-        context=16, class_specific=True, words="", template="{}", scale=40.0, epochs=800, learning_rate=0.005,
+        context=16, class_specific=False, words="", template="{}", scale=40.0, epochs=400, learning_rate=0.01,
         optimiser="adam", warmup_rate=None, batch=None, copies=8, store=200, crops=False,
     ),
 }  # fmt: skip
