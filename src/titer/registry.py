@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
+from types import NoneType, UnionType
+from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from titer.errors import InputError, unknown
 
@@ -58,10 +60,47 @@ class Registry(Mapping[str, type[Method]], Generic[Method]):
         for key in settings:
             if key not in fields:
                 raise unknown(f"setting of {self.kind} {name!r}:", key, fields)
+        hints = _hints(method)
+        given = {
+            key: _of_type(value, hints.get(key, Any), f"{self.kind} {name!r}: {key}") for key, value in settings.items()
+        }
         try:
-            return method(**settings)
+            return method(**given)
         except TypeError as error:
             raise InputError(f"{self.kind} {name!r}: {error}") from error
+
+
+def _hints(method: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(method)
+    except NameError:  # a plug-in that imports a type for type checkers only
+        return {}
+
+
+def _of_type(value: Any, hint: Any, place: str) -> Any:
+    """A typed value as its field wants it: a whole number may stand for a number, a single value for a tuple of one.
+
+    Raises:
+        InputError: naming the place, what was expected and what came.
+    """
+    allowed = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for kind in allowed:
+        if get_origin(kind) is tuple:
+            if value is None:
+                continue
+            many = value if isinstance(value, tuple | list) else (value,)
+            return tuple(_of_type(one, get_args(kind)[0], place) for one in many)
+        if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+        if not isinstance(kind, type):
+            return value  # what is no plain type is the method's own to check
+        if kind is not float and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+            return value
+    wanted = " or ".join(_SAID.get(kind, str(kind)) for kind in allowed if kind is not NoneType)
+    raise InputError(f"{place}: expected {wanted}, got {value!r}")
+
+
+_SAID = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def settings_of(method: Any) -> dict[str, Any]:

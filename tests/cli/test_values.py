@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titer.cli.values import number, numbers, whole
+from titer.cli.values import number, numbers, settings, whole
 from titer.errors import InputError
 
 
@@ -23,3 +23,21 @@ def test_what_is_no_number_is_named(text: str) -> None:
         number(text, "--x")
     with pytest.raises(InputError, match="--n: expected a whole number"):
         whole("--n")(text)
+
+
+def test_settings_are_toml_with_bare_words_and_fractions() -> None:
+    typed = ["mode=few-shot", "eps=4/255", "sigmas=[25/255, 0.5]", 'words=["1/2", "x"]', "attack.steps=3", "crops=true"]
+    assert settings(typed) == {
+        "mode": "few-shot",
+        "eps": 4 / 255,
+        "sigmas": (25 / 255, 0.5),
+        "words": ("1/2", "x"),
+        "attack": {"steps": 3},
+        "crops": True,
+    }
+
+
+@pytest.mark.parametrize("typed", [["steps"], ["=3"], ["steps=1", "steps=2"]])
+def test_settings_without_a_key_or_twice_are_refused(typed: list[str]) -> None:
+    with pytest.raises(InputError, match="--set"):
+        settings(typed)

@@ -63,9 +63,14 @@ def settings(pairs: Iterable[str], option: str = "--set") -> dict[str, Any]:
     return found
 
 
+_FRACTION = re.compile(r"-?\d+/[1-9]\d*")
+
+
 def _value(text: str) -> Any:
-    if re.fullmatch(r"-?\d+/\d+", text):
+    if _FRACTION.fullmatch(text):
         return float(Fraction(text))
+    if text.startswith("[") and '"' not in text and "'" not in text:
+        text = _FRACTION.sub(lambda found: repr(float(Fraction(found[0]))), text)
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
