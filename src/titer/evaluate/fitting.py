@@ -17,7 +17,7 @@ from titer.defenses.adapter import check_directory, facts_of, write_adapter
 from titer.defenses.defense import needs_images
 from titer.defenses.fit import collapse
 from titer.errors import InputError
-from titer.evaluate.machine import default_workers, versions
+from titer.evaluate.machine import default_workers, reuse_buffers, versions
 from titer.features.stream import threads
 from titer.models import load_model
 from titer.models.encoder import Encoder
@@ -82,6 +82,7 @@ def fit(
         InputError: for whatever is wrong with the input.
     """
     began = time.perf_counter()
+    reuse_buffers()
     method = DEFENSES.build(defense, **(settings or {})) if isinstance(defense, str) else defense
     name = next(known for known in DEFENSES if DEFENSES[known] is type(method))
     check_directory(Path(out))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
 import resource
@@ -41,6 +43,22 @@ def versions() -> dict[str, str]:
     """Versions that a run records."""
     packages = ("titer", "torch", "transformers", "numpy", "scipy", "pillow")
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+
+
+def reuse_buffers() -> None:
+    """Let the C library keep freed memory for the next block of draws.
+
+    By default glibc gives large buffers back at once, and every activation of every block is faulted in anew: with
+    ``titer:tiny`` on two cores that is a quarter of the time (``benchmarks/buffers.py``). Changes no number; does
+    nothing where the C library is another one.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        for parameter, size in ((_MMAP_THRESHOLD, 2**25), (_TRIM_THRESHOLD, 2**30), (_TOP_PAD, 2**26)):
+            mallopt(parameter, size)
 
 
 def peak_memory() -> int:

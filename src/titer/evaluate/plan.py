@@ -15,7 +15,7 @@ from titer.data.example import Data, Example
 from titer.data.fingerprint import digest
 from titer.defenses.adapter import load_classifier
 from titer.errors import InputError, unknown
-from titer.evaluate.machine import program, versions
+from titer.evaluate.machine import program, reuse_buffers, versions
 from titer.evaluate.voting import Voting, guarantees
 from titer.models import load_model
 from titer.models.classifier import Classifier, zero_shot
@@ -198,6 +198,7 @@ def plan(
         InputError: for whatever is wrong with the input.
         GuaranteeError: if a prompt set needs another guarantee than the one named.
     """
+    reuse_buffers()
     sigmas = (sigma,) if isinstance(sigma, int | float) else tuple(sigma)
     for value in sigmas:
         check_sigma(value)

@@ -136,9 +136,7 @@ class RunWriter:
         if earlier is not None:
             found = differences(earlier.get("identity", {}), self.info["identity"])
             if found:
-                raise InputError(
-                    f"{self.path} belongs to other settings: {'; '.join(found)}; choose another --out"
-                )
+                raise InputError(f"{self.path} belongs to other settings: {'; '.join(found)}; choose another --out")
             self.info["seconds"] = earlier.get("seconds", 0.0)
         else:
             self.save()  # from here on the directory can be told to be this run
