@@ -21,7 +21,7 @@ def test_glibc_takes_the_sizes_of_kept_buffers(monkeypatch: pytest.MonkeyPatch) 
         def mallopt(self, parameter: int, size: int) -> None:
             answers.append(library.mallopt(parameter, size))
 
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: Watched())  # noqa: ARG005
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Watched())  # noqa: ARG005
     machine.reuse_buffers()
     assert answers == [1, 1, 1]  # 0 would mean refused
 
@@ -30,7 +30,7 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     def missing(name: str) -> Any:
         raise OSError(name)
 
-    monkeypatch.setattr(machine.ctypes, "CDLL", missing)
+    monkeypatch.setattr(ctypes, "CDLL", missing)
     machine.reuse_buffers()
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda name: object())  # noqa: ARG005
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())  # noqa: ARG005
     machine.reuse_buffers()
