@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from titer.certify import Anytime, Certificate, Draws, Gaussian, Procedure
+from titer.certify.guarantees import bank
 from titer.certify.pool import Finished, Job, run_jobs
 from titer.noise import BLOCK, NoiseStream, Purpose
 
@@ -93,3 +94,19 @@ def test_an_error_in_a_worker_reaches_the_caller() -> None:
     job = Job("x", SIGMA, vote, [Gaussian().certify(SIGMA, 0.001)], classes=2)
     with pytest.raises(RuntimeError, match="the encoder broke"):
         list(run_jobs([job], 2, 2))
+
+
+def test_counts_have_a_place_for_each_class_and_no_more() -> None:
+    """Also beside a bank with more members than there are classes: its selector votes for members."""
+
+    def vote(purpose: Purpose, block: int) -> NDArray[np.int64]:  # noqa: ARG001
+        return np.repeat([[1], [2], [0], [0], [1]], BLOCK, axis=1)  # a fixed set, then a selector and its three members
+
+    rule = Gaussian(n=100)
+    procedures = [rule.certify(SIGMA, 0.001), bank(rule, members=3, classes=2, sigma=SIGMA, alpha=0.001)]
+    job = Job("x", SIGMA, vote, procedures, classes=2, rows=(1, 4))
+    fixed, chosen = (_certificate(done) for done in run_jobs([job], 1, 1))
+    assert fixed.counts.tolist() == fixed.counts0.tolist() == [0, 100]
+    assert chosen.choice is not None
+    assert (chosen.choice.prediction, chosen.choice.counts.tolist()) == (2, [0, 0, 100])
+    assert (chosen.prediction, chosen.counts.tolist()) == (1, [0, 100])

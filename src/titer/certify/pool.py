@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from titer.certify.certificate import Draws, Procedure, Statement
+from titer.certify.certificate import Counts, Draws, Procedure, Statement
 from titer.noise import BLOCK, Purpose
 
 Votes = NDArray[np.int64]
@@ -36,7 +36,8 @@ class Job:
         procedures: certifiers at work, not yet started.
         classes: number of classes.
         rows: how many rows of votes each procedure counts, in their order; one for each unless given. A procedure
-            with one row is sent its counts (classes,), one with several (rows, classes).
+            with one row is sent its counts (classes,), one with several (rows, at least classes): its first row may vote
+            for something else than classes.
     """
 
     sample: str
@@ -45,6 +46,11 @@ class Job:
     procedures: Sequence[Procedure]
     classes: int
     rows: Sequence[int] = ()
+
+    @property
+    def columns(self) -> int:
+        """How many different votes there may be: for classes, or for any of several rows."""
+        return max(self.classes, *self.rows, 0)
 
     @property
     def places(self) -> list[int | slice]:
@@ -125,7 +131,7 @@ class _Open:
 
     def start(self) -> Tasks:
         self.requests = {place: next(procedure) for place, procedure in enumerate(self.job.procedures)}
-        shape = (sum(self.job.rows) or len(self.job.procedures), self.job.classes)
+        shape = (sum(self.job.rows) or len(self.job.procedures), self.job.columns)
         self.places = self.job.places
         self.tallies = {purpose: _Tally(np.zeros(shape, np.int64)) for purpose in _PURPOSES}
         self._plan()
@@ -158,11 +164,16 @@ class _Open:
         finished = []
         for place in [place for place, asked in self.requests.items() if asked == request]:
             try:
-                self.requests[place] = self.job.procedures[place].send(counts[self.places[place]].copy())
+                self.requests[place] = self.job.procedures[place].send(self._own(counts, place))
             except StopIteration as stop:
                 del self.requests[place]
                 finished.append(Finished(self.job, place, stop.value, self.seconds))
         return finished
+
+    def _own(self, counts: Counts, place: int) -> Counts:
+        """A procedure's rows; a single row votes for classes only."""
+        rows = self.places[place]
+        return counts[rows].copy() if isinstance(rows, slice) else counts[rows, : self.job.classes].copy()
 
     def _plan(self) -> None:
         """Find the blocks that the earliest request still misses; there may be none."""

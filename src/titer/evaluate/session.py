@@ -240,7 +240,7 @@ def job_of(chosen: Plan, method: Rule, prepared: _Prepared, image: Tensor, sampl
         sigma=sigma,
         vote=partial(prepared.voter, image, sample, sigma),
         procedures=[voting.procedure(method, sigma, chosen.alpha, chosen.gap) for voting in chosen.votings.values()],
-        classes=max(len(chosen.data.classes), *rows),
+        classes=len(chosen.data.classes),
         rows=rows,
     )
 
