@@ -66,6 +66,7 @@ def test_mistakes_are_named(name: str, settings: dict[str, float], words: str) -
         ({"rate": 2}, Typed(rate=2.0)),
         ({"rate": None}, Typed()),
         ({"sigmas": None}, Typed()),
+        ({"words": 50}, Typed(words="50")),
         ({"sigmas": 0.25}, Typed(sigmas=(0.25,))),
         ({"sigmas": [1, 0.5]}, Typed(sigmas=(1.0, 0.5))),
         ({"mode": "c"}, Typed(mode="c")),  # type: ignore[arg-type]
@@ -87,7 +88,7 @@ def test_values_become_what_their_field_is(settings: dict[str, object], built: T
         ({"sigmas": ["much"]}, "sigmas: expected a number, got 'much'"),
         ({"sigmas": "0.1"}, "sigmas: expected a number, got '0.1'"),
         ({"fast": 1}, "fast: expected true or false, got 1"),
-        ({"words": 3}, "words: expected a text, got 3"),
+        ({"words": 1.5}, "words: expected a text, got 1.5"),
     ],
 )
 def test_values_of_another_type_are_named(settings: dict[str, object], words: str) -> None:

@@ -78,7 +78,8 @@ def _hints(method: type) -> dict[str, Any]:
 
 
 def _of_type(value: Any, hint: Any, place: str) -> Any:
-    """A typed value as its field wants it: a whole number may stand for a number, a single value for a tuple of one.
+    """A typed value as its field wants it: a whole number may stand for a number or a text (a file
+    named 50), a single value for a tuple of one.
 
     Raises:
         InputError: naming the place, what was expected and what came.
@@ -92,6 +93,8 @@ def _of_type(value: Any, hint: Any, place: str) -> Any:
             return tuple(_of_type(one, get_args(kind)[0], place) for one in many)
         if kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
+        if kind is str and isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
         if not isinstance(kind, type):
             return value  # what is no plain type is the method's own to check
         if kind is not float and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
