@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from report.synthetic import write_run
-from titer.report.plots import curve_figure, curve_in_words, radii_drawn, reliability_figure
+from titer.report.plots import LINES, curve_figure, curve_in_words, radii_drawn, reliability_figure, stroke
 from titer.report.tables import lines
 from titer.results.foreign import read_foreign
 from titer.results.summary import one_cell
@@ -75,3 +75,8 @@ def test_calibration_needs_votes_and_labels(tmp_path: Path) -> None:
     foreign = lines([read_foreign(path)])
     assert reliability_figure(foreign) is None
     assert "sigma not recorded" in texts(curve_figure(foreign))
+
+
+def test_no_two_lines_look_alike() -> None:
+    looks = {(LINES[place % len(LINES)], str(stroke(place))) for place in range(24)}
+    assert len(looks) == 24

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -168,13 +169,18 @@ def _line(
         values,
         drawstyle="steps-pre" if steps else "default",
         color=LINES[place % len(LINES)],
-        linestyle=_STROKES[place % len(_STROKES)],
+        linestyle=stroke(place),
         marker=_MARKS[place // len(LINES) % len(_MARKS)] if marks else None,
         markersize=4,
         linewidth=1.6,
         clip_on=False,
         label=name,
     )
+
+
+def stroke(place: int) -> Any:
+    """How a line is stroked: no two of the first 24 share both colour and stroke."""
+    return _STROKES[(place + place // len(LINES)) % len(_STROKES)]
 
 
 def reliability_figure(parts: Sequence[Line]) -> str | None:
