@@ -124,11 +124,19 @@ def test_a_collapse_is_told(one: Fitted, words: str) -> None:
         fitted((1.35,)),  # a little better than guessing
         fitted(()),
         fitted((), [1]),  # one prediction is no sign
+        fitted((), [1] * 18 + [0, 2]),
         fitted((1.39, 1.39), [0, 1], "marginal entropy"),  # ln C is where disagreement starts, not guessing
     ],
 )
 def test_a_fit_that_works_is_not_called_collapsed(one: Fitted) -> None:
     assert collapse(one, 4) is None
+
+
+def test_nearly_one_class_is_a_collapse_too() -> None:
+    """The share at which accuracy says no more than the class's own share of the images."""
+    assert collapse(fitted((0.3,), [2] * 97 + [0] * 3), 4) == (
+        "collapsed: the fit predicts class 2 for 97 % of its own training images"
+    )
 
 
 def test_the_threshold_is_just_below_the_logarithm_of_the_classes() -> None:

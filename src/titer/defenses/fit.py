@@ -72,6 +72,9 @@ def _rate(epoch: int, epochs: int, learning_rate: float, warmup_rate: float | No
     return warmup_rate if epoch == 0 else _rate(epoch - 1, epochs, learning_rate, None)
 
 
+_ONE_CLASS = 0.95  # share of one class among its own images at which a fit answers hardly anything else
+
+
 def collapse(fitted: Fitted, classes: int) -> str | None:
     """Why a fit counts as collapsed, in words, or None.
 
@@ -82,8 +85,12 @@ def collapse(fitted: Fitted, classes: int) -> str | None:
     if fitted.losses and not math.isfinite(fitted.losses[-1]):
         return "collapsed: the loss of the fit is not finite"
     predicted = fitted.predictions
-    if predicted is not None and len(predicted) > 1 and bool((predicted == predicted[0]).all()):
-        return f"collapsed: the fit predicts class {int(predicted[0])} for all of its own training images"
+    if predicted is not None and len(predicted) > 1:
+        votes = predicted.bincount()
+        share = float(votes.max() / len(predicted))
+        if share >= _ONE_CLASS:
+            said = "all" if share == 1 else f"{100 * share:.0f} %"
+            return f"collapsed: the fit predicts class {int(votes.argmax())} for {said} of its own training images"
     supervised = fitted.notes.get("objective") == "cross-entropy"
     if supervised and fitted.losses and fitted.losses[-1] > 0.98 * math.log(classes):
         return f"collapsed: the loss of the fit stayed at ln {classes}, that of guessing"
