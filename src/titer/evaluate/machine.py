@@ -52,7 +52,7 @@ def reuse_buffers() -> None:
     """Let the C library keep freed memory for the next block of draws.
 
     By default glibc gives large buffers back at once, and every activation of every block is faulted in anew: with
-    ``titer:tiny`` on two cores that is a quarter of the time (``benchmarks/buffers.py``). Changes no number; does
+    ``titer:tiny`` on two cores that is a fifth to a quarter of the time (``benchmarks/buffers.py``). Changes no number; does
     nothing where the C library is another one.
     """
     with contextlib.suppress(OSError, AttributeError):
