@@ -192,6 +192,22 @@ def test_another_recipe_is_refused_with_the_differences(
     assert (finished / "study.json").read_text() == before
 
 
+def test_a_study_may_grow_and_go_on_in_part(places: tuple[str, str], tmp_path: Path) -> None:
+    """New methods and cells are added, those that are left out are kept in their order, and nothing is done twice."""
+    small = study_of(places, *ENTRIES[:2], sigmas=(0.1,))
+    out = run_study(small, tmp_path / "study", seed=7)
+    before = contents(out)
+    more = dataclasses.replace(small.cells[0], name="more", entries=("zero-shot", "twin"))
+    entries = {entry.name: entry for entry in ENTRIES}
+    run_study(dataclasses.replace(small, entries=entries, cells=(more,)), out)
+    assert [cell["name"] for cell in told(out)["cells"]] == ["main", "more"]
+    assert set(told(out)["prompts"]) == {"zero-shot", "coop-2-s1", "twin-2-s1"}
+    assert before.items() <= contents(out).items()
+    changed = dataclasses.replace(small.cells[0], limit=2)
+    with pytest.raises(InputError, match=r"cells\.main\.limit was 4, now 2"):
+        run_study(dataclasses.replace(small, cells=(changed,)), out)
+
+
 def test_title_and_baselines_can_change(finished: Path, places: tuple[str, str]) -> None:
     entries = (*ENTRIES[:2], dataclasses.replace(ENTRIES[2], baseline=True))
     run_study(dataclasses.replace(study_of(places, *entries), title="Renamed"), finished)

@@ -157,6 +157,11 @@ def test_the_cell_that_decides_one_radius_is_the_headline(tmp_path: Path) -> Non
     ]
 
 
+def test_of_several_cells_that_of_the_most_images_is_the_headline(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "s", ZERO_SHOT, SMOOTH, cells={"few": {"images": 9}, "curves": {}})
+    assert headline_cell(read_study(path).cells).name == "curves"
+
+
 def test_what_a_reader_wants_first_comes_first(tmp_path: Path) -> None:
     each = Method("each", "promptsmooth", shots=(4,), per_sigma=True)
     path = write_study(tmp_path / "s", ZERO_SHOT, SMOOTH, each, cells={"curves": {}, "costly": {}})

@@ -250,12 +250,12 @@ def _begun(out: Path, said: dict[str, Any], seed: int | None) -> dict[str, Any]:
     found = differences(*_shared(_identity(earlier), _identity(now)))
     if found:
         raise InputError(f"{out} belongs to another comparison: {'; '.join(found)}; choose another --out")
-    kept = [cell for cell in earlier["cells"] if cell["name"] not in {cell["name"] for cell in now["cells"]}]
+    cells = {cell["name"]: cell for cell in (*earlier["cells"], *said["cells"])}
     return said | {
         "seed": earlier["seed"],
         "prompts": earlier["prompts"],
         "entries": earlier["entries"] | said["entries"],
-        "cells": [*said["cells"], *kept],
+        "cells": list(cells.values()),
     }
 
 

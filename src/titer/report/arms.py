@@ -26,9 +26,10 @@ def asks_one_radius(cell: StudyCell) -> bool:
 
 
 def headline_cell(cells: Sequence[StudyCell]) -> StudyCell:
-    """The cell that decides the headline's radius alone, else the first one that can prove it, else the first."""
+    """The cell that decides the headline's radius alone, else that of the most images that can prove it, else the first."""
     provable = [cell for cell in cells if any(HEADLINE in radii_of(cell, sigma) for sigma in cell.sigmas)]
-    return next((cell for cell in provable if asks_one_radius(cell)), (*provable, *cells)[0])
+    alone = [cell for cell in provable if asks_one_radius(cell)]
+    return max(alone or provable or cells[:1], key=lambda cell: len(cell.arms[0].ids))
 
 
 def classes(arm: Arm) -> int:
