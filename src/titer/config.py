@@ -17,6 +17,7 @@ from titer.defenses import DEFENSES
 from titer.errors import InputError, unknown
 from titer.evaluate.plan import check_draws
 from titer.evaluate.study import Cell, Entry, Study
+from titer.models.classifier import split_templates
 from titer.results.study import ZERO_SHOT
 
 Table = dict[str, Any]
@@ -221,8 +222,11 @@ def _entry(name: str, table: Any) -> Entry:
             raise InputError(
                 f"{place}: {ZERO_SHOT} has no settings, got {_listed(settings)}; only template is possible"
             )
-        if template is not None and any(one.count("{}") != 1 for one in str(template).split("|")):
-            raise InputError(f"{place} template: expected one {{}} for the class's words, got {template!r}")
+        if template is not None:
+            try:
+                split_templates(str(template))
+            except InputError as error:
+                raise InputError(f"{place} {error}") from error
         return Entry(name=name, template=template, **own)
     try:
         entry = Entry(name=name, defense=DEFENSES.build(table["method"], **settings), **own)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
@@ -42,9 +42,8 @@ def guarantees(classifiers: Mapping[str, Classifier], asked: str | Mapping[str, 
 def _guarantee(name: str, classifier: Classifier, asked: str | None) -> Guarantee:
     if classifier.adaptation is None:
         return "bank" if isinstance(classifier, Bank) else "fixed"
-    for possible in get_args(Guarantee):
-        if possible == asked and possible in classifier.adaptation.guarantees:
-            return possible  # type: ignore[no-any-return]
+    if asked in classifier.adaptation.guarantees:
+        return cast(Guarantee, asked)
     raise GuaranteeError(
         f"prompt set {name!r} changes with the image it is shown, so a certificate of the guarantee "
         f"{asked or 'fixed'!r} would claim more than is proven; expected --guarantee "

@@ -170,11 +170,9 @@ def zero_shot(encoder: Encoder, classes: Sequence[Named], template: str = "{}", 
     Raises:
         InputError: if a template does not hold ``{}`` exactly once.
     """
-    templates = [one.strip() for one in template.split("|")]
-    for one in templates:
-        if one.count("{}") != 1:
-            raise InputError(f"template: expected one {{}} for the class's words, got {one!r}")
-    texts = [[one.replace("{}", text) for one in templates for text in named.texts] for named in classes]
+    texts = [
+        [one.replace("{}", text) for one in split_templates(template) for text in named.texts] for named in classes
+    ]
     means = torch.stack([encoder.encode_text(group).mean(dim=0) for group in texts])
     class_features = F.normalize(means, dim=-1)
     return Classifier(
@@ -186,6 +184,19 @@ def zero_shot(encoder: Encoder, classes: Sequence[Named], template: str = "{}", 
             {}, "zero-shot", [(named.label, group) for named, group in zip(classes, texts, strict=True)]
         ),
     )
+
+
+def split_templates(template: str) -> list[str]:
+    """The templates of an ensemble, which stand with ``|`` between them.
+
+    Raises:
+        InputError: if one does not hold ``{}`` exactly once.
+    """
+    templates = [one.strip() for one in template.split("|")]
+    for one in templates:
+        if one.count("{}") != 1:
+            raise InputError(f"template: expected one {{}} for the class's words, got {one!r}")
+    return templates
 
 
 def cosine_head(class_features: Tensor, scale: float) -> Head:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from titer.errors import InputError, unknown
 from titer.models.encoder import Encoder
 from titer.models.injection import Injection
 from titer.models.pixels import from_config
-from titer.models.weights import fingerprint_of, load_strictly, read_weights
+from titer.models.weights import fingerprint_of, load_strictly, read_json, read_weights
 
 _KINDS = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
+_LAYOUT = "a model in Hugging Face layout"
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 
 
@@ -28,7 +28,7 @@ def load_directory(directory: Path, name: str, device: torch.device, dtype: torc
     Raises:
         InputError: for a directory that is no CLIP or SigLIP model, or whose weights do not fit.
     """
-    config_file = _json(directory / "config.json")
+    config_file = read_json(directory / "config.json", _LAYOUT)
     kind = config_file.get("model_type")
     if kind not in _KINDS:
         raise unknown(f"model type in {directory / 'config.json'}:", str(kind), _KINDS)
@@ -36,7 +36,9 @@ def load_directory(directory: Path, name: str, device: torch.device, dtype: torc
     config = make_config(**config_file)
     model = make_model(config).eval().requires_grad_(False)
     load_strictly(model, read_weights(directory), directory)
-    preprocess = from_config(_json(directory / "preprocessor_config.json"), config.vision_config.image_size)
+    preprocess = from_config(
+        read_json(directory / "preprocessor_config.json", _LAYOUT), config.vision_config.image_size
+    )
     tokenizer = _tokenizer(directory)
     length = config.text_config.max_position_embeddings
     model = model.to(device=device, dtype=dtype)
@@ -76,16 +78,6 @@ def fetch(hub_id: str) -> Path:
     return path
 
 
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{file.parent} is no model in Hugging Face layout: {file.name} is missing") from error
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from error
-    return content
-
-
 def _tokenizer(directory: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
@@ -97,7 +89,7 @@ def _upstream(file: Path) -> frozenset[str]:
     """What the model was trained on, where its directory says so: {set: {id: SHA-256, or nothing}}."""
     if not file.exists():
         return frozenset()
-    sets: dict[str, dict[str, str]] = _json(file)
+    sets: dict[str, dict[str, str]] = read_json(file, _LAYOUT)
     return frozenset(digest or f"{name}:{key}" for name, seen in sets.items() for key, digest in seen.items())
 
 
