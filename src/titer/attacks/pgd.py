@@ -1,0 +1,122 @@
+"""Projected gradient ascent (Madry et al., ICLR 2018, arXiv 1706.06083) and its single step (Goodfellow et al., 2015)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from titer.attacks.attack import Loss, Model, Random, answers, ascend
+from titer.attacks.losses import cross_entropy, divergence, margin
+from titer.attacks.threat import Norm, Threat
+from titer.errors import InputError, unknown
+
+LossName = Literal["cross-entropy", "margin", "kl"]
+
+
+@dataclass(frozen=True)
+class Fgsm:
+    """One step of the whole budget along the steepest direction.
+
+    Args:
+        loss: ``cross-entropy`` or ``margin``.
+    """
+
+    loss: LossName = "cross-entropy"
+
+    needs_gradient: ClassVar[bool] = True
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+
+    def __post_init__(self) -> None:
+        if self.loss == "kl":
+            raise InputError("loss: the kl loss has no gradient at the clean image; expected cross-entropy or margin")
+        _check_loss(self.loss)
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        """The clean images moved by epsilon."""
+        del random
+        gradient, _, _ = ascend(model, images, _loss(self.loss, model, images, labels))
+        return threat.project(images + threat.epsilon * threat.steepest(gradient), images)
+
+
+@dataclass(frozen=True)
+class Pgd:
+    """Steps along the steepest direction, each projected back into the budget.
+
+    Args:
+        steps: gradient steps of each restart.
+        step: length of a step, as a share of epsilon.
+        restarts: independent starts; the best one of each image counts.
+        loss: ``cross-entropy``, ``margin``, or ``kl`` from the clean answer, which uses no label.
+        start: ``uniform`` in the ball, or the ``clean`` image.
+        keep: the ``best`` iterate of an image by margin, or the ``last`` (as much published code does: it is weaker).
+    """
+
+    steps: int = 50
+    step: float = 0.1
+    restarts: int = 1
+    loss: LossName = "cross-entropy"
+    start: Literal["uniform", "clean"] = "uniform"
+    keep: Literal["best", "last"] = "best"
+
+    needs_gradient: ClassVar[bool] = True
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "restarts"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if not self.step > 0:
+            raise InputError(f"step: expected a share of epsilon above 0, got {self.step:g}")
+        _check_loss(self.loss)
+        if self.start not in ("uniform", "clean"):
+            raise unknown("start", self.start, ("uniform", "clean"))
+        if self.keep not in ("best", "last"):
+            raise unknown("keep", self.keep, ("best", "last"))
+        if self.loss == "kl" and self.start == "clean":
+            raise InputError("start: the kl loss has no gradient at the clean image; expected uniform")
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        """The best images of all restarts."""
+        loss = _loss(self.loss, model, images, labels)
+        best = images
+        for _ in range(self.restarts):
+            start = images if self.start == "clean" else random.within(images, threat)
+            best = better(model, best, self._climb(model, images, start, labels, loss, threat), labels)
+        return best
+
+    def _climb(self, model: Model, images: Tensor, start: Tensor, labels: Tensor, loss: Loss, threat: Threat) -> Tensor:
+        current, best = start, start
+        highest = torch.full((len(images),), float("-inf"), device=images.device)
+        for _ in range(self.steps):
+            gradient, _, logits = ascend(model, current, loss)
+            best, highest = _keep(best, highest, current, margin(logits, labels))
+            current = threat.project(current + self.step * threat.epsilon * threat.steepest(gradient), images)
+        if self.keep == "last":
+            return current
+        return _keep(best, highest, current, margin(answers(model, current), labels))[0]
+
+
+def better(model: Model, images: Tensor, candidates: Tensor, labels: Tensor) -> Tensor:
+    """Of two images for each row the one with the larger margin against its label."""
+    before, after = (margin(answers(model, shown), labels) for shown in (images, candidates))
+    return _keep(images, before, candidates, after)[0]
+
+
+def _keep(best: Tensor, highest: Tensor, images: Tensor, margins: Tensor) -> tuple[Tensor, Tensor]:
+    larger = margins > highest
+    return torch.where(larger.view(-1, 1, 1, 1), images, best), torch.where(larger, margins, highest)
+
+
+def _loss(name: LossName, model: Model, images: Tensor, labels: Tensor) -> Loss:
+    if name == "kl":
+        return partial(divergence, clean=answers(model, images))
+    return partial({"cross-entropy": cross_entropy, "margin": margin}[name], labels=labels)
+
+
+def _check_loss(name: str) -> None:
+    if name not in get_args(LossName):
+        raise unknown("loss", name, get_args(LossName))
