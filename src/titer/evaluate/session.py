@@ -12,23 +12,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from titer.certify.guarantees import Rule
 from titer.certify.pool import Finished, Job, run_jobs
-from titer.data.example import Example, Picture
+from titer.data.example import Example
 from titer.errors import InputError, PictureError, RunError
 from titer.evaluate.machine import default_workers, free_memory, peak_memory
 from titer.evaluate.plan import Plan
+from titer.evaluate.subject import keep_picture
 from titer.features.stream import Voter, one_channel, one_thread, threads
 from titer.noise import BLOCK
 from titer.progress import progress
-from titer.results.store import Record, Run, RunWriter, key_of, read_run, thumbnail_name
-
-_THUMBNAIL = 128  # largest side of a kept picture, in pixels
+from titer.results.store import Record, Run, RunWriter, key_of, read_run
 
 
 def execute(
@@ -169,22 +166,12 @@ class _Session:
         return any(self.plan.key(example, prompts, sigma) not in self.writer.done for prompts in self.plan.votings)
 
     def _open(self, example: Example) -> Tensor:
-        picture = self.plan.data.read(example)
-        image = self.plan.encoder.preprocess(picture.pixels)
+        image, self.seen[example.id] = self.plan.open(example)
         if self.plan.channels == 1:
             one_channel(image)
         if self.images:
-            _keep_thumbnail(image, self.writer.path / "images" / thumbnail_name(example.id))
-        self.seen[example.id] = self._common(example, picture)
+            keep_picture(image, self.writer.path / "images", example.id)
         return image
-
-    def _common(self, example: Example, picture: Picture) -> Record:
-        fields: Record = {"sample_id": example.id, "path": example.path, "label": example.label}
-        if example.group is not None:
-            fields["group"] = example.group
-        if self.plan.by:
-            fields["attributes"] = {column: example.attributes.get(column) for column in self.plan.by}
-        return {**fields, "sha256": picture.sha256}
 
     def _record(self, finished: Finished) -> None:
         prompts = list(self.plan.votings)[finished.place]
@@ -243,11 +230,3 @@ def job_of(chosen: Plan, method: Rule, prepared: _Prepared, image: Tensor, sampl
         classes=len(chosen.data.classes),
         rows=rows,
     )
-
-
-def _keep_thumbnail(image: Tensor, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    picture.save(path)

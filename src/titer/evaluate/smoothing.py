@@ -13,6 +13,7 @@ from titer.data.example import Data
 from titer.errors import unknown
 from titer.evaluate.plan import Certifier, Plan, plan
 from titer.evaluate.session import execute
+from titer.evaluate.subject import load_subject
 from titer.models.encoder import Encoder
 from titer.results.store import Run, recorded_seed
 
@@ -111,7 +112,7 @@ def split_options(certifier: str | Certifier, options: Mapping[str, Any]) -> tup
     """
     method = CERTIFIERS[certifier] if isinstance(certifier, str) else type(certifier)
     own = {field.name for field in dataclasses.fields(method)}
-    shared = set(inspect.signature(plan).parameters)
+    shared = {name for taker in (plan, load_subject) for name in inspect.signature(taker).parameters} - {"subject"}
     for name in options:
         if name not in own | shared:
             raise unknown("option", name, own | shared)
