@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import shlex
 import sys
@@ -18,9 +17,10 @@ from torch import Tensor
 from titer.certify.guarantees import Rule
 from titer.certify.pool import Finished, Job, run_jobs
 from titer.data.example import Example
-from titer.errors import InputError, PictureError, RunError
+from titer.errors import InputError, PictureError
 from titer.evaluate.machine import default_workers, free_memory, peak_memory
 from titer.evaluate.plan import Plan
+from titer.evaluate.running import conclude, running
 from titer.evaluate.subject import keep_picture
 from titer.features.stream import Voter, one_channel, one_thread, threads
 from titer.noise import BLOCK
@@ -50,7 +50,7 @@ def execute(
     with RunWriter(Path(out), chosen.identity(), chosen.info(started)) as writer:
         session = _Session(chosen, writer, images)
         if session.complete:
-            session.close("done")
+            conclude(writer, "done", len(chosen.data.examples), {})
         else:
             session.run(workers or affordable_workers(chosen), batch_size)
     return read_run(out)
@@ -118,30 +118,14 @@ class _Session:
 
     def run(self, workers: int, batch_size: int | None) -> None:
         in_flight = max(1, batch_size // BLOCK) if batch_size else 2 * workers + 2
-        began = time.perf_counter() - float(self.writer.info["seconds"])
-        status = "failed"
-        try:
-            self.writer.save(status="running")
-            with threads(1), progress(self.plan.verb, self.remaining()) as advance:
-                self.advance = advance
-                for finished in run_jobs(self._jobs(), workers, in_flight, one_thread):
-                    self._record(finished)
-            status = "done" if self.writer.done or not self.plan.data.examples else "failed"
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        finally:
-            with contextlib.suppress(RunError):  # a full disk is told by the line that could not be written
-                self.close(status, time.perf_counter() - began)
-        if status == "failed":
-            raise RunError(f"no sample succeeded; the first error: {next(iter(self.failed.values()))}")
-
-    def close(self, status: str, seconds: float | None = None) -> None:
-        """Say in run.json how the run stands."""
-        done = len({key[0] for key in self.writer.done})
-        counts = {"expected": len(self.plan.data.examples), "done": done, "failed": len(self.failed)}
-        spent = self.writer.info["seconds"] if seconds is None else seconds
-        self.writer.save(status=status, samples=counts, seconds=round(spent, 3))
+        with (
+            running(self.writer, len(self.plan.data.examples), self.failed),
+            threads(1),
+            progress(self.plan.verb, self.remaining()) as advance,
+        ):
+            self.advance = advance
+            for finished in run_jobs(self._jobs(), workers, in_flight, one_thread):
+                self._record(finished)
 
     def _jobs(self) -> Iterator[Job]:
         """Jobs for all that is not done. Pictures are read as their turn comes; one that fails is recorded."""
