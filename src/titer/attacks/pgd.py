@@ -85,19 +85,38 @@ class Pgd:
         best = images
         for _ in range(self.restarts):
             start = images if self.start == "clean" else random.within(images, threat)
-            best = better(model, best, self._climb(model, images, start, labels, loss, threat), labels)
+            last, found = climb(
+                model, images, start, loss, partial(margin, labels=labels), threat, self.steps, self.step
+            )
+            best = better(model, best, last if self.keep == "last" else found, labels)
         return best
 
-    def _climb(self, model: Model, images: Tensor, start: Tensor, labels: Tensor, loss: Loss, threat: Threat) -> Tensor:
-        current, best = start, start
-        highest = torch.full((len(images),), float("-inf"), device=images.device)
-        for _ in range(self.steps):
-            gradient, _, logits = ascend(model, current, loss)
-            best, highest = _keep(best, highest, current, margin(logits, labels))
-            current = threat.project(current + self.step * threat.epsilon * threat.steepest(gradient), images)
-        if self.keep == "last":
-            return current
-        return _keep(best, highest, current, margin(answers(model, current), labels))[0]
+
+def climb(
+    model: Model, clean: Tensor, start: Tensor, loss: Loss, score: Loss, threat: Threat, steps: int, step: float
+) -> tuple[Tensor, Tensor]:
+    """Projected gradient ascent of all rows.
+
+    Args:
+        model: images -> logits, or whatever loss and score take.
+        clean: images (batch, 3, size, size) around which the threat is.
+        start: where the first step begins, within the threat.
+        loss: what is raised.
+        score: what makes an iterate better than another.
+        threat: norm and budget.
+        steps: gradient steps.
+        step: length of one, as a share of epsilon.
+
+    Returns:
+        The last iterate, and for each row the one of highest score.
+    """
+    current, best = start, start
+    highest = torch.full((len(clean),), float("-inf"), device=clean.device)
+    for _ in range(steps):
+        gradient, _, logits = ascend(model, current, loss)
+        best, highest = _keep(best, highest, current, score(logits))
+        current = threat.project(current + step * threat.epsilon * threat.steepest(gradient), clean)
+    return current, _keep(best, highest, current, score(answers(model, current)))[0]
 
 
 def better(model: Model, images: Tensor, candidates: Tensor, labels: Tensor) -> Tensor:
