@@ -41,4 +41,4 @@ def test_more_restarts_never_find_less() -> None:
 @pytest.mark.parametrize(("name", "value"), [("steps", 0), ("restarts", 0), ("step", 0.0)])
 def test_wrong_settings_are_one_line(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"{name}: expected"):
-        Embedding(**{name: value})
+        Embedding(**{name: value})  # type: ignore[arg-type]

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from titer.attacks.attack import Model, Random, answers
-from titer.attacks.pgd import climb
+from titer.attacks.pgd import better, climb
 from titer.attacks.threat import Norm, Threat
 from titer.errors import InputError
 
@@ -55,13 +54,11 @@ class Embedding:
         """
         del labels
         away = partial(squared_distance, clean=answers(model, images))
-        best, farthest = images, torch.zeros(len(images), device=images.device)
+        best, farthest = images, images.new_zeros(len(images))
         for _ in range(self.restarts):
             start = random.within(images, threat)
             _, found = climb(model, images, start, away, away, threat, self.steps, self.step)
-            distance = away(answers(model, found))
-            best = torch.where((distance > farthest).view(-1, 1, 1, 1), found, best)
-            farthest = torch.maximum(distance, farthest)
+            best, farthest = better(best, farthest, *found)
         return best
 
 

@@ -14,6 +14,8 @@ from titer.attacks.losses import cross_entropy, divergence, margin
 from titer.attacks.threat import Norm, Threat
 from titer.errors import InputError, unknown
 
+Scored = tuple[Tensor, Tensor]
+"""Images (batch, 3, size, size) and how good each of them is (batch,)."""
 LossName = Literal["cross-entropy", "margin", "kl"]
 
 
@@ -81,20 +83,18 @@ class Pgd:
 
     def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         """The best images of all restarts."""
-        loss = _loss(self.loss, model, images, labels)
-        best = images
+        loss, score = _loss(self.loss, model, images, labels), partial(margin, labels=labels)
+        best, highest = images, images.new_full((len(images),), float("-inf"))
         for _ in range(self.restarts):
             start = images if self.start == "clean" else random.within(images, threat)
-            last, found = climb(
-                model, images, start, loss, partial(margin, labels=labels), threat, self.steps, self.step
-            )
-            best = better(model, best, last if self.keep == "last" else found, labels)
+            last, found = climb(model, images, start, loss, score, threat, self.steps, self.step)
+            best, highest = better(best, highest, *(last if self.keep == "last" else found))
         return best
 
 
 def climb(
     model: Model, clean: Tensor, start: Tensor, loss: Loss, score: Loss, threat: Threat, steps: int, step: float
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Scored, Scored]:
     """Projected gradient ascent of all rows.
 
     Args:
@@ -108,26 +108,22 @@ def climb(
         step: length of one, as a share of epsilon.
 
     Returns:
-        The last iterate, and for each row the one of highest score.
+        The last iterates and their scores (batch,), then those of highest score for each row.
     """
     current, best = start, start
-    highest = torch.full((len(clean),), float("-inf"), device=clean.device)
+    highest = start.new_full((len(start),), float("-inf"))
     for _ in range(steps):
         gradient, _, logits = ascend(model, current, loss)
-        best, highest = _keep(best, highest, current, score(logits))
+        best, highest = better(best, highest, current, score(logits))
         current = threat.project(current + step * threat.epsilon * threat.steepest(gradient), clean)
-    return current, _keep(best, highest, current, score(answers(model, current)))[0]
+    last = score(answers(model, current))
+    return (current, last), better(best, highest, current, last)
 
 
-def better(model: Model, images: Tensor, candidates: Tensor, labels: Tensor) -> Tensor:
-    """Of two images for each row the one with the larger margin against its label."""
-    before, after = (margin(answers(model, shown), labels) for shown in (images, candidates))
-    return _keep(images, before, candidates, after)[0]
-
-
-def _keep(best: Tensor, highest: Tensor, images: Tensor, margins: Tensor) -> tuple[Tensor, Tensor]:
-    larger = margins > highest
-    return torch.where(larger.view(-1, 1, 1, 1), images, best), torch.where(larger, margins, highest)
+def better(images: Tensor, scores: Tensor, others: Tensor, their_scores: Tensor) -> Scored:
+    """Of two images for each row the one with the higher score, and that score."""
+    higher = their_scores > scores
+    return torch.where(higher.view(-1, 1, 1, 1), others, images), torch.where(higher, their_scores, scores)
 
 
 def _loss(name: LossName, model: Model, images: Tensor, labels: Tensor) -> Loss:

@@ -86,7 +86,8 @@ def certify(
         raise InputError("--radii asks for a curve and --tolerance for the radius itself; give one of them")
     chosen = plan_certify(
         model, data, certifier=certifier, sigma=numbers(sigma, "--sigma"), out=out, joint=joint, guarantee=guarantee,
-        **settings, **o.shared(prompts, template, split, limit, seed, device, dtype, noise_channels, by, new_classes, allow),
+        noise_channels=noise_channels,
+        **settings, **o.shared(prompts, template, split, limit, seed, device, dtype, by, new_classes, allow),
     )  # fmt: skip
     for level, beyond in unreachable(chosen).items():
         listed = ", ".join(f"{radius:g}" for radius in beyond)

@@ -44,7 +44,7 @@ def list_(
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="certifier, defense or recipe.")],
+    kind: Annotated[str, typer.Argument(help="attack, certifier, defense or recipe.")],
     name: Annotated[str, typer.Argument(help="A name that `titer list` shows; of a recipe, its path.")],
     json: Json = False,
 ) -> None:
@@ -97,10 +97,11 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _methods() -> dict[str, Mapping[str, type[Any]]]:
+    from titer.attacks import ATTACKS
     from titer.certify import CERTIFIERS
     from titer.defenses import DEFENSES
 
-    return {"certifier": CERTIFIERS, "defense": DEFENSES}
+    return {"attack": ATTACKS, "certifier": CERTIFIERS, "defense": DEFENSES}
 
 
 def _known() -> dict[str, dict[str, str]]:
@@ -115,7 +116,6 @@ def _known() -> dict[str, dict[str, str]]:
             "DIRECTORY": "[train|val|test]/class/*.png, or a directory with metadata.csv",
             "TABLE": "*.csv, *.jsonl or *.parquet with file_name (or path) and label",
         },
-        "attacks": {},
         "benchmarks": {},
         "recipes": {},
         **{

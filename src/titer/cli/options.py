@@ -1,4 +1,4 @@
-"""The options that certify and predict share, and what both say at the end."""
+"""The options that verbs share, and what certify and predict say at the end."""
 
 from __future__ import annotations
 
@@ -96,12 +96,11 @@ def shared(
     seed: int | None,
     device: str | None,
     dtype: str,
-    noise_channels: int,
     by: list[str] | None,
     new_classes: bool,
     allow: list[str] | None,
 ) -> dict[str, Any]:
-    """The options that both verbs have, by the names that the package gives them."""
+    """The options that name who is judged and on what, by the names that the package gives them."""
     return {
         "prompts": tuple(prompts or ("zero-shot",)),
         "templates": tuple(templates or ()),
@@ -110,7 +109,6 @@ def shared(
         "seed": seed,
         "device": device,
         "dtype": dtype,
-        "noise_channels": noise_channels,
         "by": tuple(by or ()),
         "new_classes": new_classes,
         "allow": tuple(allow or ()),

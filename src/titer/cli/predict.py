@@ -47,7 +47,7 @@ def predict(
     with o.told(out):
         finished = run_predict(
             model, data, sigma=numbers(sigma, "--sigma"), out=out, workers=workers, batch_size=batch_size, images=images,
-            command=o.command(), alpha=number(alpha, "--alpha"), **o.given(n=n),
-            **o.shared(prompts, template, split, limit, seed, device, dtype, noise_channels, by, new_classes, allow),
+            command=o.command(), alpha=number(alpha, "--alpha"), noise_channels=noise_channels, **o.given(n=n),
+            **o.shared(prompts, template, split, limit, seed, device, dtype, by, new_classes, allow),
         )  # fmt: skip
     o.summary(finished, json)

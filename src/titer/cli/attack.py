@@ -1,0 +1,98 @@
+"""titer attack."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from titer.cli import options as o
+from titer.cli.output import document, note, table
+from titer.cli.values import numbers, settings, whole
+from titer.errors import InputError
+
+if TYPE_CHECKING:
+    from titer.attacks import Norm
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb."""
+    app.command("attack")(attack)
+
+
+def attack(
+    name: Annotated[str, typer.Argument(metavar="ATTACK", help="An attack that `titer list attacks` shows.")],
+    model: o.Model,
+    data: o.DataName,
+    out: o.Out,
+    prompts: o.Prompts = None,
+    template: o.Template = None,
+    norm: Annotated[str, typer.Option("--norm", help="linf, l2 or l1.")] = "linf",
+    eps: Annotated[
+        str, typer.Option("--eps", help="Budgets in [0, 1] pixels, such as 1/255; comma list, taken upward.")
+    ] = "1/255",
+    set_: o.Settings = None,
+    split: o.Split = "test",
+    limit: o.Limit = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", parser=whole("--seed"), metavar="INTEGER", help="Of the attack's randomness (0)."),
+    ] = None,
+    workers: o.Workers = None,
+    device: o.Device = None,
+    dtype: o.Dtype = "float32",
+    by: o.By = None,
+    new_classes: o.NewClasses = False,
+    allow: o.Allow = None,
+    images: o.Images = True,
+    checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Look for signs of a weak attack.")] = True,
+    json: o.Json = False,
+) -> None:
+    """Attack each image that the model answers rightly, and judge what is left.
+
+    Example: titer attack autoattack --model titer:tiny --data titer:phantoms --eps 1/255 --limit 20 --out runs/attack
+    """
+    from titer.evaluate.attacking import attack as run
+
+    with o.told(out):
+        finished = run(
+            model, data, name, out=out, norm=cast("Norm", norm), eps=_budgets(eps, norm), settings=settings(set_ or ()),
+            workers=workers, images=images, checks=checks, command=o.command(),
+            **o.shared(prompts, template, split, limit, seed, device, dtype, by, new_classes, allow),
+        )  # fmt: skip
+    _summary(finished, json)
+
+
+def _budgets(text: str, norm: str) -> tuple[float, ...]:
+    """Budgets as typed.
+
+    Raises:
+        InputError: for an linf budget that must have been meant in 255 grey levels.
+    """
+    budgets = numbers(text, "--eps")
+    for budget in budgets:
+        if norm == "linf" and budget >= 1:
+            meant = Fraction(budget).limit_denominator(1000)
+            raise InputError(f"--eps: {budget:g} is the whole range of [0, 1] pixels; probably {meant}/255 was meant")
+    return budgets
+
+
+def _summary(finished: Any, json: bool) -> None:
+    from titer.results.robustness import overview
+
+    rows = overview(finished)
+    checks = finished.info.get("checks", [])
+    if json:
+        document({"overview": [vars(row) for row in rows], "checks": checks})
+        return
+    columns = list(vars(rows[0])) if rows else []
+    table([column.replace("_", " ") for column in columns], [list(vars(row).values()) for row in rows])
+    table(
+        ("prompts", "self-check", "verdict", "figures"),
+        [(check["prompts"], check["check"], check["verdict"], check["detail"]) for check in checks],
+    )
+    samples = finished.info["samples"]
+    note(
+        f"{samples['done']} of {samples['expected']} images done, {samples['failed']} failed; records in {finished.path}"
+    )

@@ -1,0 +1,135 @@
+"""Self-checks: a healthy model passes, and each way of hiding gradients or being weak is seen by the check made for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from titer.attacks import Model, Norm, Threat
+from titer.evaluate.checks import SelfChecks
+
+SIDE, CLASSES, BATCH = 6, 3, 16
+
+
+def linear(images: Tensor) -> Tensor:
+    weights = torch.randn(CLASSES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    return torch.einsum("bchw,kchw->bk", images - 0.5, weights)
+
+
+def similar(images: Tensor) -> Tensor:
+    weights = torch.randn(CLASSES, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    return torch.einsum("bchw,kchw->bk", images - 0.5, weights + 0.5 * torch.ones(1, 3, SIDE, SIDE))
+
+
+class Backwards(torch.autograd.Function):
+    """What it gives is right; what it says of its gradient is not."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:  # noqa: ARG004
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # noqa: ARG004
+        return -gradients[0]
+
+
+def reversed_gradient(images: Tensor) -> Tensor:
+    flipped: Tensor = Backwards.apply(linear(images))  # type: ignore[no-untyped-call]
+    return flipped
+
+
+def stepped(images: Tensor) -> Tensor:
+    """The input in coarse steps: its gradient is zero almost everywhere."""
+    return linear((images * 16).round() / 16)
+
+
+def constant(images: Tensor) -> Tensor:
+    """Always the first class, whatever the image."""
+    return linear(images) * 0 + torch.tensor([1.0, 0.0, 0.0])
+
+
+def checks(model: Model = linear, norm: Norm = "linf", **changes: Any) -> SelfChecks:
+    images = (0.5 + 0.05 * torch.randn(200, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    labels = linear(images).argmax(dim=1)
+    if model is constant:
+        images, labels = images[labels == 0], labels[labels == 0]
+    logits = linear(images).sort(dim=1).values
+    images = images[(logits[:, -1] - logits[:, -2]).argsort()]  # nearest to the boundary first
+    images = images[:: max(1, len(images) // BATCH)][:BATCH]
+    labels = linear(images).argmax(dim=1)
+    epsilon = {"linf": 0.004, "l2": 0.05, "l1": 0.4}[norm]
+    made = SelfChecks(
+        model=model,
+        source=similar,
+        images=images,
+        labels=labels,
+        threat=Threat(norm, epsilon),
+        held=torch.zeros(len(images), dtype=torch.bool),
+        seed=0,
+        samples=[str(place) for place in range(len(images))],
+    )
+    return replace(made, **changes)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_healthy_model_passes(norm: Norm) -> None:
+    found = checks(norm=norm).run()
+    assert [check.check for check in found if check.verdict == "failed"] == []
+    assert len(found) == 11
+    skipped = {check.check for check in found if check.verdict == "skipped"}
+    assert skipped == (set() if norm == "linf" else {"the attack survives 8-bit rounding"})
+
+
+@pytest.mark.parametrize(
+    ("model", "look"),
+    [
+        (stepped, SelfChecks.gradients),
+        (reversed_gradient, SelfChecks.without_gradients),
+        (reversed_gradient, SelfChecks.noise),
+        (reversed_gradient, SelfChecks.transfer),
+        (constant, SelfChecks.unbounded),
+        (constant, SelfChecks.gradients),
+    ],
+)
+def test_hidden_gradients_are_seen(model: Model, look: Callable[[SelfChecks], Any]) -> None:
+    assert look(checks(model)).verdict == "failed"
+
+
+def test_a_model_that_answers_at_random_is_seen() -> None:
+    """Images that were right come and go, so more starts or steps do not find more."""
+    generator = torch.Generator().manual_seed(0)
+
+    def moody(images: Tensor) -> Tensor:
+        return linear(images) + 20 * torch.randn(len(images), CLASSES, generator=generator)
+
+    found = [look(checks(moody)).verdict for look in (SelfChecks.steps, SelfChecks.restarts, SelfChecks.budgets)]
+    assert "failed" in found
+
+
+def test_a_weak_attack_is_seen() -> None:
+    everything_holds = torch.ones(BATCH, dtype=torch.bool)
+    found = checks(held=everything_holds).this_attack()
+    assert found.verdict == "failed"
+    assert f"of {BATCH} images right: {BATCH}" in found.detail
+
+
+def test_without_another_model_nothing_is_transferred() -> None:
+    assert checks(source=None).transfer().verdict == "skipped"
+
+
+def test_rounding_is_judged_from_a_grey_level_on() -> None:
+    assert checks(threat=Threat("linf", 0.5 / 255)).rounding().verdict == "skipped"
+    assert checks(threat=Threat("linf", 1.5 / 255)).rounding().verdict == "passed"
+
+
+def test_the_figures_are_those_of_the_images() -> None:
+    found = checks().steps()
+    numbers = [int(word) for word in found.detail.split(": ")[1].split(", ")]
+    assert found.detail.startswith(f"of {BATCH} images right after 5, 20, 50 steps: ")
+    assert numbers[0] >= numbers[-1]
+    assert 0 < numbers[-1] < BATCH
