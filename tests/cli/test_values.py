@@ -13,11 +13,12 @@ def test_numbers_come_back_as_typed(value: float) -> None:
 
 def test_fractions_and_lists() -> None:
     assert number("1/255", "--eps") == 1 / 255
+    assert number("0.5/255", "--eps") == 0.5 / 255
     assert numbers("0, 0.1,1/4", "--radii") == (0.0, 0.1, 0.25)
     assert whole("--n")("12") == 12
 
 
-@pytest.mark.parametrize("text", ["", "much", "1/0", "0.1.2", "nan", "inf"])
+@pytest.mark.parametrize("text", ["", "much", "1/0", "1/2/3", "0.1.2", "nan", "inf"])
 def test_what_is_no_number_is_named(text: str) -> None:
     with pytest.raises(InputError, match=f"--x: expected a number.*{text}"):
         number(text, "--x")
@@ -26,10 +27,19 @@ def test_what_is_no_number_is_named(text: str) -> None:
 
 
 def test_settings_are_toml_with_bare_words_and_fractions() -> None:
-    typed = ["mode=few-shot", "eps=4/255", "sigmas=[25/255, 0.5]", 'words=["1/2", "x"]', "attack.steps=3", "crops=true"]
+    typed = [
+        "mode=few-shot",
+        "eps=4/255",
+        "step=0.5/255",
+        "sigmas=[25/255, 0.5]",
+        'words=["1/2", "x"]',
+        "attack.steps=3",
+        "crops=true",
+    ]
     assert settings(typed) == {
         "mode": "few-shot",
         "eps": 4 / 255,
+        "step": 0.5 / 255,
         "sigmas": (25 / 255, 0.5),
         "words": ("1/2", "x"),
         "attack": {"steps": 3},

@@ -12,13 +12,14 @@ from titer.errors import InputError
 
 
 def number(text: str, option: str) -> float:
-    """A number or a fraction such as ``1/255``.
+    """A number or a fraction such as ``1/255`` or ``0.5/255``.
 
     Raises:
         InputError: naming the option and the text.
     """
     try:
-        return float(Fraction(text.strip()))
+        above, below = text.split("/") if "/" in text else (text, "1")
+        return float(Fraction(above.strip()) / Fraction(below.strip()))
     except (ValueError, ZeroDivisionError) as error:
         raise InputError(f"{option}: expected a number or a fraction such as 1/255, got {text!r}") from error
 
@@ -63,14 +64,14 @@ def settings(pairs: Iterable[str], option: str = "--set") -> dict[str, Any]:
     return found
 
 
-_FRACTION = re.compile(r"-?\d+/[1-9]\d*")
+_FRACTION = re.compile(r"-?\d+(?:\.\d+)?/[1-9]\d*")
 
 
 def _value(text: str) -> Any:
     if _FRACTION.fullmatch(text):
-        return float(Fraction(text))
+        return number(text, "")
     if text.startswith("[") and '"' not in text and "'" not in text:
-        text = _FRACTION.sub(lambda found: repr(float(Fraction(found[0]))), text)
+        text = _FRACTION.sub(lambda found: repr(number(found[0], "")), text)
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
