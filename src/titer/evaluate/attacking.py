@@ -344,7 +344,7 @@ class _Session:
                 self.plan, self._target(prompts), images[active], labels[active], threat, random.of(active)
             )
             for stage, candidates in stages:
-                shown[active] = _allowed(stage, candidates, images[active], threat)
+                shown[active] = allowed(stage, candidates, images[active], threat)
                 answers = _answers(model, shown, self.plan.encoder.name)
                 by = [
                     earlier or (stage if new else None)
@@ -366,9 +366,9 @@ class _Session:
                 {
                     **head,
                     "prediction": int(answers[row]),
-                    **_distances(shown[row], images[row]),
+                    **distances(shown[row], images[row]),
                     "rounded_prediction": int(coarse[row]),
-                    "rounded_linf": _distances(rounded[row], images[row])["linf"],
+                    "rounded_linf": distances(rounded[row], images[row])["linf"],
                     "broken_by": by[row],
                     "seconds": round(share if bool(active[row]) else 0.0, 4),
                 }
@@ -440,7 +440,7 @@ def _stages(
         yield from stages(model, images, labels, threat, random)
 
 
-def _allowed(stage: str, attacked: Tensor, clean: Tensor, threat: Threat) -> Tensor:
+def allowed(stage: str, attacked: Tensor, clean: Tensor, threat: Threat) -> Tensor:
     """The attacked images, if the threat allows every one of them.
 
     Raises:
@@ -468,7 +468,8 @@ def _answers(model: Model, images: Tensor, name: str) -> Tensor:
     return logits.argmax(dim=1)
 
 
-def _distances(attacked: Tensor, clean: Tensor) -> dict[str, float]:
+def distances(attacked: Tensor, clean: Tensor) -> dict[str, float]:
+    """Length of the change of one image in each norm, in float64."""
     change = (attacked.double() - clean.double())[None]
     norms: tuple[Norm, ...] = ("linf", "l2", "l1")
     return {norm: round(float(length(change, norm)[0]), 9) for norm in norms}
