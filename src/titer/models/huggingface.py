@@ -85,6 +85,12 @@ def _tokenizer(directory: Path) -> Any:
         raise InputError(f"{directory}: no usable tokenizer: {str(error).splitlines()[0]}") from error
 
 
+def _unknown_word(tokenizer: Any) -> str:
+    """The token for a word that is left out; CLIP's own unknown token is its end of text, which would cut the text there."""
+    ends = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, None}
+    return next((str(token) for token in (tokenizer.mask_token, tokenizer.unk_token) if token not in ends), "[UNK]")
+
+
 def _upstream(file: Path) -> frozenset[str]:
     """What the model was trained on, where its directory says so: {set: {id: SHA-256, or nothing}}."""
     if not file.exists():
@@ -120,6 +126,8 @@ class TextTower:
         tokenizer: of the model.
         length: most tokens of a text.
         fixed: pad to ``length`` and use no mask, as SigLIP was trained.
+
+    ``unknown`` is the word that stands for one that is left out.
     """
 
     def __init__(self, model: Any, tokenizer: Any, length: int, fixed: bool) -> None:
@@ -128,6 +136,7 @@ class TextTower:
         self.width = self.embedding.embedding_dim
         self.injection = Injection(self.embedding)
         self.start = self._place_of_first_token(tokenizer)
+        self.unknown = _unknown_word(tokenizer)
         self._model = model
         self._tokenizer = tokenizer
         self._fixed = fixed
