@@ -165,8 +165,8 @@ class CoAttack:
 class Sga:
     """Words, image, words again, each against the other modality (Lu et al., ICCV 2023, arXiv 2307.14061).
 
-    What is lowered is the cosine of image and captions, all captions of an image together, at several scales. Each scale but the image's own
-    adds Gaussian noise, resizes (bicubic), clips and resizes back.
+    What is lowered is the cosine of image and captions, all captions of an image together, at several scales. Each scale
+    but the image's own adds Gaussian noise, resizes (bicubic), clips and resizes back.
 
     Args:
         steps: gradient steps.
