@@ -9,6 +9,7 @@ import typer
 
 from titer.cli import options as o
 from titer.cli.output import document, note, table
+from titer.cli.retrieval import attack_pairs
 from titer.cli.values import numbers, settings, whole
 from titer.errors import InputError
 
@@ -53,8 +54,16 @@ def attack(
 
     Example: titer attack autoattack --model titer:tiny --data titer:phantoms --eps 1/255 --limit 20 --out runs/attack
     """
+    from titer.attacks.pairs import PAIR_ATTACKS
     from titer.evaluate.attacking import attack as run
 
+    if name in PAIR_ATTACKS:
+        attack_pairs(
+            name, model, data, out, prompts=[*(prompts or ()), *(template or ())], json=json, norm=norm,
+            eps=_budgets(eps, norm), settings=settings(set_ or ()), split=split, limit=limit, seed=seed,
+            workers=workers, device=device, dtype=dtype, by=tuple(by or ()), images=images,
+        )  # fmt: skip
+        return
     with o.told(out):
         finished = run(
             model, data, name, out=out, norm=cast("Norm", norm), eps=_budgets(eps, norm), settings=settings(set_ or ()),

@@ -44,7 +44,7 @@ def list_(
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="attack, certifier, defense or recipe.")],
+    kind: Annotated[str, typer.Argument(help="attack, pair-attack, certifier, defense or recipe.")],
     name: Annotated[str, typer.Argument(help="A name that `titer list` shows; of a recipe, its path.")],
     json: Json = False,
 ) -> None:
@@ -58,8 +58,11 @@ def show(
         return
     if kind.removesuffix("s") not in methods:
         raise unknown("kind", kind, [*methods, "recipe"])
-    method = methods[kind.removesuffix("s")][name]
-    fields = {field.name: _default(field) for field in dataclasses.fields(method)}
+    known = methods[kind.removesuffix("s")]
+    method = (
+        methods["pair-attack"][name] if known is methods["attack"] and name in methods["pair-attack"] else known[name]
+    )
+    fields = dict(_flat({field.name: _default(field) for field in dataclasses.fields(method)}))
     if json:
         document({"name": name, "description": inspect.getdoc(method), "settings": fields})
         return
@@ -93,15 +96,18 @@ def _recipes() -> dict[str, str]:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
+    if dataclasses.is_dataclass(field.default) and not isinstance(field.default, type):
+        return dataclasses.asdict(field.default)
     return None if field.default is dataclasses.MISSING else field.default
 
 
 def _methods() -> dict[str, Mapping[str, type[Any]]]:
     from titer.attacks import ATTACKS
+    from titer.attacks.pairs import PAIR_ATTACKS
     from titer.certify import CERTIFIERS
     from titer.defenses import DEFENSES
 
-    return {"attack": ATTACKS, "certifier": CERTIFIERS, "defense": DEFENSES}
+    return {"attack": ATTACKS, "certifier": CERTIFIERS, "defense": DEFENSES, "pair-attack": PAIR_ATTACKS}
 
 
 def _known() -> dict[str, dict[str, str]]:
