@@ -233,5 +233,5 @@ def test_a_swap_by_a_language_model_says_that_nobody_judged_it(bert: Path) -> No
 
 
 def test_a_missing_language_model_offers_the_table(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="swap.source=synonyms works without a model"):
+    with pytest.raises(InputError, match=r"swap\.source=synonyms works without a model"):
         MaskedLanguageModel(str(tmp_path / "nowhere")).candidates("text", [], 3)
