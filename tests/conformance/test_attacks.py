@@ -13,7 +13,7 @@ from titer.attacks.losses import margin
 from titer.attacks.threat import length
 
 CLASSES, SIDE, BATCH = 4, 6, 5
-QUICK: dict[str, dict[str, Any]] = {"square": {"queries": 1500}}
+QUICK: dict[str, dict[str, Any]] = {"square": {"queries": 1500}, "smoothadv": {"sigma": 0.01}}
 REACH = {"square": 1.5, "fgsm": 1.02, "pgd": 1.1}
 """How far beyond the closed-form distance an attack must succeed; 1.05 unless said."""
 DUAL: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}

@@ -1,11 +1,14 @@
 """Attacks: images within a threat that a model should get wrong."""
 
+from titer.attacks.adaptive import SmoothAdv
 from titer.attacks.attack import Attack, Loss, Model, Random
 from titer.attacks.embedding import Embedding
 from titer.attacks.pgd import Fgsm, Pgd
 from titer.attacks.threat import Norm, Threat
 from titer.registry import Registry
 
-ATTACKS: Registry[Attack] = Registry("attack", "titer.attacks", {"embedding": Embedding, "fgsm": Fgsm, "pgd": Pgd})
+ATTACKS: Registry[Attack] = Registry(
+    "attack", "titer.attacks", {"embedding": Embedding, "fgsm": Fgsm, "pgd": Pgd, "smoothadv": SmoothAdv}
+)
 
 __all__ = ["ATTACKS", "Attack", "Loss", "Model", "Norm", "Random", "Threat"]
