@@ -380,7 +380,7 @@ class _Session:
         if isinstance(method, SmoothAdv):
             method = replace(method, sigma=sigma, draws=method.draws * (copies_of(voting) + 1))
             seen = [self._stoppable(aim) for aim in aims(voting, sample, sigma)]
-            able = [aim for aim in seen if len(seen) == 1 or gives_gradient(aim, voting, clean)]
+            able = [aim for aim in seen if len(seen) == 1 or gives_gradient(aim, voting, clean)] or seen
             found = [method.follow(aim, clean, labels, smaller, random) for aim in able]
             shown = method.strongest(seen[0], found, labels, random)
         else:

@@ -18,7 +18,7 @@ from titer.certify.certificate import Answer
 from titer.certify.pool import Job, run_jobs
 from titer.evaluate.voting import Voting
 from titer.features.stream import Voter, one_thread
-from titer.models.classifier import Adaptation
+from titer.models.classifier import Adaptation, Bank
 
 
 def predicted(voting: Voting, image: Tensor, sample: str, sigma: float, rule: Predict) -> Answer:
@@ -51,10 +51,10 @@ def copies_of(voting: Voting) -> int:
 
 
 def aims(voting: Voting, sample: str, sigma: float) -> list[Deployed]:
-    """What an attack may differentiate: the pipeline, and where it adapts also the prompt set before it did.
+    """What an attack may differentiate: first the pipeline itself, then what stands in where that hides its gradient.
 
-    The second stands in where the adapted state hides the gradient, as a step that is never differentiated can do
-    (backward pass differentiable approximation). A bank is seen as single draws see it, each by the member that it selects.
+    For a prompt set that adapts that is the one before it did, for a bank the mixture of its members by the selector's
+    probabilities in place of the member that it selects (backward pass differentiable approximation).
 
     Args:
         voting: the prompt set.
@@ -66,6 +66,8 @@ def aims(voting: Voting, sample: str, sigma: float) -> list[Deployed]:
     def unadapted(images: Tensor) -> Model:  # noqa: ARG001
         return classifier
 
+    if isinstance(classifier, Bank):
+        return [unadapted, partial(_mixing, classifier)]
     if adaptation is None:
         return [unadapted]
 
@@ -78,6 +80,18 @@ def aims(voting: Voting, sample: str, sigma: float) -> list[Deployed]:
         return partial(_each_vote, voting, adaptation)
 
     return [to_image if voting.guarantee == "conditional" else to_copies, unadapted]
+
+
+def _mixing(bank: Bank, images: Tensor) -> Model:  # noqa: ARG001
+    return partial(_mixture, bank)
+
+
+def _mixture(bank: Bank, images: Tensor) -> Tensor:
+    """Log probabilities (batch, classes) of images, every member heard with the selector's probability for it."""
+    features = bank.encoder.encode_image(images)
+    chosen = bank.selector(features).log_softmax(dim=-1)
+    said = torch.stack([member(features).log_softmax(dim=-1) for member in bank.members], dim=1)
+    return (chosen[..., None] + said).logsumexp(dim=1)
 
 
 def _each_vote(voting: Voting, adaptation: Adaptation, images: Tensor) -> Tensor:
