@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from titer.certify import Anytime, Gaussian
     from titer.data import load_data
     from titer.errors import GuaranteeError, InputError, PictureError, RunError, TiterError
+    from titer.evaluate.attacking import attack
     from titer.evaluate.fitting import fit
     from titer.evaluate.smoothing import certify, predict
     from titer.models import load_model, wrap, zero_shot
@@ -37,6 +38,7 @@ _HOMES = {
     "Run": "titer.results.store",
     "RunError": "titer.errors",
     "TiterError": "titer.errors",
+    "attack": "titer.evaluate.attacking",
     "certify": "titer.evaluate.smoothing",
     "fit": "titer.evaluate.fitting",
     "load_data": "titer.data",
@@ -57,6 +59,7 @@ __all__ = [
     "Run",
     "RunError",
     "TiterError",
+    "attack",
     "certify",
     "fit",
     "load_data",

@@ -4,11 +4,14 @@ from titer.attacks.adaptive import SmoothAdv
 from titer.attacks.attack import Attack, Loss, Model, Random
 from titer.attacks.embedding import Embedding
 from titer.attacks.pgd import Fgsm, Pgd
+from titer.attacks.square import Square
 from titer.attacks.threat import Norm, Threat
 from titer.registry import Registry
 
 ATTACKS: Registry[Attack] = Registry(
-    "attack", "titer.attacks", {"embedding": Embedding, "fgsm": Fgsm, "pgd": Pgd, "smoothadv": SmoothAdv}
+    "attack",
+    "titer.attacks",
+    {"embedding": Embedding, "fgsm": Fgsm, "pgd": Pgd, "smoothadv": SmoothAdv, "square": Square},
 )
 
 __all__ = ["ATTACKS", "Attack", "Loss", "Model", "Norm", "Random", "Threat"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -79,11 +78,14 @@ def _budgets(text: str, norm: str) -> tuple[float, ...]:
     Raises:
         InputError: for an linf budget that must have been meant in 255 grey levels.
     """
+    from titer.results.robustness import meant
+
     budgets = numbers(text, "--eps")
     for budget in budgets:
         if norm == "linf" and budget >= 1:
-            meant = Fraction(budget).limit_denominator(1000)
-            raise InputError(f"--eps: {budget:g} is the whole range of [0, 1] pixels; probably {meant}/255 was meant")
+            raise InputError(
+                f"--eps: {budget:g} is the whole range of [0, 1] pixels; probably {meant(budget)} was meant"
+            )
     return budgets
 
 

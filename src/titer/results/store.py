@@ -55,6 +55,17 @@ class Run:
 
         return certified_accuracy(self, radius, prompts, sigma)
 
+    def robust_accuracy(self, epsilon: float | None = None, prompts: str | None = None) -> Interval:
+        """Share of all images whose class is right even under attack, with a 95 % interval.
+
+        Args:
+            epsilon: budget in [0, 1] pixels, if the run has several.
+            prompts: the prompt set, if the run has several.
+        """
+        from titer.results.robustness import robust_accuracy
+
+        return robust_accuracy(self, epsilon, prompts)
+
 
 def key_of(record: Mapping[str, Any]) -> Key:
     """What makes a line unique: sample, prompts, and sigma or attack, norm and epsilon."""
