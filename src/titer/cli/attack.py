@@ -51,7 +51,7 @@ def attack(
 ) -> None:
     """Attack each image that the model answers rightly, and judge what is left.
 
-    Example: titer attack autoattack --model titer:tiny --data titer:phantoms --eps 1/255 --limit 20 --out runs/attack
+    Example: titer attack pgd --model titer:tiny --data titer:phantoms --eps 1/255 --limit 20 --out runs/attack
     """
     from titer.attacks.pairs import PAIR_ATTACKS
     from titer.evaluate.attacking import attack as run

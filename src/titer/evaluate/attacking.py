@@ -91,7 +91,7 @@ class AttackPlan(Subject):
 def attack(
     model: str | Encoder,
     data: str | Path | Data,
-    name: str = "autoattack",
+    name: str = "pgd",
     *,
     out: str | Path,
     norm: Norm = "linf",
