@@ -10,8 +10,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,10 +27,10 @@ from titer.data.example import Data, Example
 from titer.errors import InputError, PictureError, RunError
 from titer.evaluate.checks import Check, SelfChecks
 from titer.evaluate.machine import default_workers
-from titer.evaluate.running import conclude, running
+from titer.evaluate.running import Crew, conclude, running
 from titer.evaluate.smoothing import seed_for
 from titer.evaluate.subject import Subject, keep_picture, load_subject
-from titer.features.stream import one_thread, threads
+from titer.features.stream import threads
 from titer.models.classifier import Classifier
 from titer.models.encoder import Encoder
 from titer.progress import progress
@@ -208,10 +207,6 @@ def execute(
     return read_run(out)
 
 
-class _StopError(Exception):
-    """The run was told to end while a worker was in the middle of an attack."""
-
-
 class _Session:
     """One process's work on a run: chunks of images out, records in."""
 
@@ -221,7 +216,7 @@ class _Session:
         self.images = images
         self.failed: dict[str, str] = {}
         self.lock = threading.Lock()
-        self.stop = threading.Event()
+        self.crew = Crew()
         self.shown = {example.id for example in chosen.data.examples[:_SHOWN]} if images else set()
 
     def run(self, workers: int, checks: bool) -> None:
@@ -240,18 +235,8 @@ class _Session:
             threads(1),
             progress("attack", steps) as self.advance,
         ):
-            self._spread(workers, [partial(self._ladder, *part) for part in left])
-            self._spread(workers, [partial(self._check, prompts) for prompts in wanted])
-
-    def _spread(self, workers: int, tasks: Sequence[Callable[[], None]]) -> None:
-        pool = ThreadPoolExecutor(workers, initializer=one_thread)
-        try:
-            for future in [pool.submit(task) for task in tasks]:
-                future.result()
-        finally:
-            self.stop.set()
-            pool.shutdown(cancel_futures=True)
-            self.stop.clear()
+            self.crew.spread(workers, [partial(self._ladder, *part) for part in left])
+            self.crew.spread(workers, [partial(self._check, prompts) for prompts in wanted])
 
     def _missing(self, chunk: Sequence[Example], prompts: str) -> int:
         keys = (self.plan.key(example.id, prompts, threat) for example in chunk for threat in self.plan.threats)
@@ -303,22 +288,14 @@ class _Session:
             for _ in self.plan.threats:
                 self.advance()
 
-    def _stoppable(self, model: Model) -> Model:
-        def watched(images: Tensor) -> Tensor:
-            if self.stop.is_set():
-                raise _StopError
-            return model(images)
-
-        return watched
-
     def _model(self, prompts: str) -> Model:
         """Whose answers count."""
-        return self._stoppable(self.plan.classifiers[prompts])
+        return self.crew.stoppable(self.plan.classifiers[prompts])
 
     def _target(self, prompts: str) -> Model:
         """What the attack sees: the same, or the features below it."""
         if getattr(self.plan.attack, "of_features", False):
-            return self._stoppable(self.plan.classifiers[prompts].encoder.encode_image)
+            return self.crew.stoppable(self.plan.classifiers[prompts].encoder.encode_image)
         return self._model(prompts)
 
     def _attacked(

@@ -11,16 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from titer.attacks import ATTACKS, Attack, Model, Random, Threat
-from titer.attacks.adaptive import Deployed, SmoothAdv, Smoothed
+from titer.attacks import ATTACKS, Attack, Random, Threat
+from titer.attacks.adaptive import SmoothAdv, Smoothed
 from titer.certify import Predict
 from titer.data.example import Data, Example
 from titer.data.fingerprint import digest
@@ -29,11 +29,11 @@ from titer.evaluate.attacking import allowed, distances
 from titer.evaluate.deployed import aims, copies_of, gives_gradient, predicted
 from titer.evaluate.machine import default_workers
 from titer.evaluate.plan import check_draws
-from titer.evaluate.running import conclude, running
+from titer.evaluate.running import Crew, conclude, running
 from titer.evaluate.smoothing import seed_for
 from titer.evaluate.subject import Subject, load_subject
 from titer.evaluate.voting import Voting, guarantees
-from titer.features.stream import one_thread, threads
+from titer.features.stream import threads
 from titer.models.encoder import Encoder
 from titer.progress import progress
 from titer.registry import settings_of
@@ -265,10 +265,6 @@ def execute(chosen: ChallengePlan, out: str | Path, *, workers: int | None = Non
     return read_run(out)
 
 
-class _StopError(Exception):
-    """The run was told to end while a worker was in the middle of an attack."""
-
-
 class _Session:
     """One process's work on a run: certificates in, records out."""
 
@@ -277,7 +273,7 @@ class _Session:
         self.writer = writer
         self.failed: dict[str, str] = {}
         self.lock = threading.Lock()
-        self.stop = threading.Event()
+        self.crew = Crew()
         self.examples = {example.id: example for example in chosen.data.examples}
 
     def run(self, workers: int) -> None:
@@ -290,13 +286,7 @@ class _Session:
             threads(1),
             progress("challenge", len(left)) as self.advance,
         ):
-            pool = ThreadPoolExecutor(workers, initializer=one_thread)
-            try:
-                for future in [pool.submit(self._ladder, certificate) for certificate in left]:
-                    future.result()
-            finally:
-                self.stop.set()
-                pool.shutdown(cancel_futures=True)
+            self.crew.spread(workers, [partial(self._ladder, certificate) for certificate in left])
 
     def _factors(self, certificate: Record) -> Iterator[float]:
         """Shares of the radius still to be tried: all inside, then upward until the first break."""
@@ -379,20 +369,12 @@ class _Session:
         method = self.plan.attack
         if isinstance(method, SmoothAdv):
             method = replace(method, sigma=sigma, draws=method.draws * (copies_of(voting) + 1))
-            seen = [self._stoppable(aim) for aim in aims(voting, sample, sigma)]
+            seen = [self.crew.stoppable(aim) for aim in aims(voting, sample, sigma)]
             able = [aim for aim in seen if len(seen) == 1 or gives_gradient(aim, voting, clean)] or seen
             found = [method.follow(aim, clean, labels, smaller, random) for aim in able]
             shown = method.strongest(seen[0], found, labels, random)
         else:
-            (aim,) = map(self._stoppable, aims(voting, sample, sigma))
+            (aim,) = map(self.crew.stoppable, aims(voting, sample, sigma))
             model = Smoothed(aim(clean), sigma * random.normal(_DRAWS, *image.shape)[0])
             shown = method(model, clean, labels, smaller, random)
         return allowed(self.plan.name, shown, clean, smaller)[0].cpu()
-
-    def _stoppable(self, aim: Deployed) -> Deployed:
-        def watched(images: Tensor) -> Model:
-            if self.stop.is_set():
-                raise _StopError
-            return aim(images)
-
-        return watched

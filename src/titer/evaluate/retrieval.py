@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,10 @@ from titer.data.fingerprint import digest
 from titer.errors import InputError, PictureError, RunError, unknown
 from titer.evaluate.attacking import allowed, distances
 from titer.evaluate.machine import default_workers, reuse_buffers
-from titer.evaluate.running import conclude, running
+from titer.evaluate.running import Crew, conclude, running
 from titer.evaluate.smoothing import seed_for
 from titer.evaluate.subject import Subject, keep_picture
-from titer.features.stream import one_thread, threads
+from titer.features.stream import threads
 from titer.models import load_model
 from titer.models.encoder import Encoder
 from titer.progress import progress
@@ -236,10 +236,6 @@ def execute(
     return read_run(out)
 
 
-class _StopError(Exception):
-    """The run was told to end while a worker was in the middle of an attack."""
-
-
 @dataclass(frozen=True, eq=False)
 class _Opened:
     """An image ready to be attacked: its pixels, what its record starts with, its captions as the text tower takes them."""
@@ -261,15 +257,10 @@ class _Session:
         self.writer = writer
         self.failed: dict[str, str] = {}
         self.lock = threading.Lock()
-        self.stop = threading.Event()
+        self.crew = Crew()
         self.pairs = chosen.captioned()
         self.shown = {pair.example.id for pair in self.pairs[:_SHOWN]} if images else set()
-        self.encoder = dataclasses.replace(chosen.encoder, image_tower=self._stoppable)
-
-    def _stoppable(self, images: Tensor) -> Tensor:
-        if self.stop.is_set():
-            raise _StopError
-        return self.plan.encoder.image_tower(images)
+        self.encoder = dataclasses.replace(chosen.encoder, image_tower=self.crew.stoppable(chosen.encoder.image_tower))
 
     def run(self, workers: int) -> None:
         chunks = [self.pairs[at : at + self.plan.together] for at in range(0, len(self.pairs), self.plan.together)]
@@ -279,13 +270,7 @@ class _Session:
             return
         steps = sum(self._missing(chunk, threat) for chunk, threat in left)
         with running(self.writer, len(self.pairs), self.failed), threads(1), progress("attack", steps) as self.advance:
-            pool = ThreadPoolExecutor(workers, initializer=one_thread)
-            try:
-                for future in [pool.submit(self._attack, chunk, threat) for chunk, threat in left]:
-                    future.result()
-            finally:
-                self.stop.set()
-                pool.shutdown(cancel_futures=True)
+            self.crew.spread(workers, [partial(self._attack, *part) for part in left])
 
     def _missing(self, chunk: Sequence[Captioned], threat: Threat) -> int:
         return sum(self.plan.key(pair.example.id, threat) not in self.writer.done for pair in chunk)

@@ -1,13 +1,17 @@
-"""How a run stands while it runs and after: its status, its counts and its seconds, whatever ends it."""
+"""How a run stands while it runs and after, whatever ends it; and the threads that do its work."""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 from titer.errors import RunError
+from titer.features.stream import one_thread
 from titer.results.store import RunWriter
 
 
@@ -47,3 +51,39 @@ def conclude(
     counts = {"expected": expected, "done": done, "failed": len(failed)}
     spent = writer.info["seconds"] if seconds is None else seconds
     writer.save(status=status, samples=counts, seconds=round(spent, 3))
+
+
+_Shown = TypeVar("_Shown")
+_Answer = TypeVar("_Answer")
+
+
+class StopError(Exception):
+    """The run was told to end while a worker was in the middle of an attack."""
+
+
+class Crew:
+    """Threads that work until all is done or one of them fails; then the others leave off at their next look at the model."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+
+    def stoppable(self, model: Callable[[_Shown], _Answer]) -> Callable[[_Shown], _Answer]:
+        """The model, which ends the work of whoever asks it after the crew was told to stop."""
+
+        def watched(shown: _Shown) -> _Answer:
+            if self._stop.is_set():
+                raise StopError
+            return model(shown)
+
+        return watched
+
+    def spread(self, workers: int, tasks: Sequence[Callable[[], None]]) -> None:
+        """Do all tasks; the first error of one is raised, in the order of the tasks."""
+        pool = ThreadPoolExecutor(workers, initializer=one_thread)
+        try:
+            for future in [pool.submit(task) for task in tasks]:
+                future.result()
+        finally:
+            self._stop.set()
+            pool.shutdown(cancel_futures=True)
+            self._stop.clear()
