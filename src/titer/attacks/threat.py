@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -91,6 +91,18 @@ class Threat:
         places = flat.abs().topk(count, dim=1).indices
         sparse = torch.zeros_like(flat).scatter(1, places, flat.gather(1, places).sign() / count)
         return sparse.view_as(gradient)
+
+
+def rising(norm: Norm, budgets: float | Sequence[float]) -> tuple[Threat, ...]:
+    """One threat for each budget, upward.
+
+    Raises:
+        InputError: for no budget, or one that is not positive.
+    """
+    found = sorted({float(budgets)} if isinstance(budgets, int | float) else {float(budget) for budget in budgets})
+    if not found:
+        raise InputError("eps: expected one or more budgets, got none")
+    return tuple(Threat(norm, budget) for budget in found)
 
 
 def length(change: Tensor, norm: Norm) -> Tensor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from titer.cli import options as o
-from titer.cli.output import document, note, table
+from titer.cli.output import document, table
 from titer.cli.retrieval import attack_pairs
 from titer.cli.values import numbers, settings, whole
 from titer.errors import InputError
@@ -97,13 +97,9 @@ def _summary(finished: Any, json: bool) -> None:
     if json:
         document({"overview": [vars(row) for row in rows], "checks": checks})
         return
-    columns = list(vars(rows[0])) if rows else []
-    table([column.replace("_", " ") for column in columns], [list(vars(row).values()) for row in rows])
+    o.overview_table(rows)
     table(
         ("prompts", "self-check", "verdict", "figures"),
         [(check["prompts"], check["check"], check["verdict"], check["detail"]) for check in checks],
     )
-    samples = finished.info["samples"]
-    note(
-        f"{samples['done']} of {samples['expected']} images done, {samples['failed']} failed; records in {finished.path}"
-    )
+    o.counted(finished)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from titer.cli import options as o
-from titer.cli.output import document, note, table
+from titer.cli.output import document
 from titer.cli.values import number, numbers, settings, whole
 
 
@@ -73,10 +73,5 @@ def _summary(finished: Any, json: bool) -> None:
     if json:
         document([vars(row) for row in rows])
         return
-    columns = list(vars(rows[0])) if rows else []
-    table([column.replace("_", " ") for column in columns], [list(vars(row).values()) for row in rows])
-    samples = finished.info["samples"]
-    note(
-        f"{samples['done']} of {samples['expected']} certified images done, {samples['failed']} failed; "
-        f"records in {finished.path}"
-    )
+    o.overview_table(rows)
+    o.counted(finished, "certified images")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -136,9 +136,19 @@ def summary(finished: Any, json: bool) -> None:
     if json:
         document([vars(row) for row in rows])
         return
-    samples = finished.info["samples"]
+    overview_table(rows)
+    counted(finished)
+
+
+def overview_table(rows: Sequence[Any]) -> None:
+    """Rows of one dataclass as a table whose columns are its fields."""
     columns = list(vars(rows[0])) if rows else []
     table([name.replace("_", " ") for name in columns], [list(vars(row).values()) for row in rows])
+
+
+def counted(finished: Any, images: str = "images") -> None:
+    """Say how many images are done and failed, and where the records are."""
+    samples = finished.info["samples"]
     note(
-        f"{samples['done']} of {samples['expected']} images done, {samples['failed']} failed; records in {finished.path}"
+        f"{samples['done']} of {samples['expected']} {images} done, {samples['failed']} failed; records in {finished.path}"
     )

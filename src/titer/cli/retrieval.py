@@ -35,9 +35,7 @@ def _summary(finished: Any, json: bool) -> None:
         table([name.replace("_", " ") for name in lines[0]], [list(line.values()) for line in lines])
     for name, text in SUCCESS.items():
         note(f"{name.replace('_', ' ')}: {text}")
-    samples = finished.info["samples"]
-    counted = f"{samples['done']} of {samples['expected']} images done, {samples['failed']} failed"
-    note(f"{counted}; records in {finished.path}")
+    o.counted(finished)
 
 
 def _plain(value: Any) -> Any:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from titer.attacks import ATTACKS, Attack, Model, Norm, Random, Threat
 from titer.attacks.attack import ascend
-from titer.attacks.threat import length
+from titer.attacks.threat import length, rising
 from titer.data.example import Data, Example
 from titer.errors import InputError, PictureError, RunError
 from titer.evaluate.checks import Check, SelfChecks
@@ -145,11 +145,8 @@ def plan_attack(
     **subject: Any,
 ) -> AttackPlan:
     """The plan of an ``attack`` with these arguments: everything loaded and checked, nothing attacked."""
-    budgets = sorted({float(eps)} if isinstance(eps, int | float) else {float(value) for value in eps})
-    if not budgets:
-        raise InputError("eps: expected one or more budgets, got none")
     method = ATTACKS.build(name, **(settings or {}))
-    threats = tuple(Threat(norm, budget) for budget in budgets)
+    threats = rising(norm, eps)
     if norm not in method.norms:
         raise InputError(f"attack {name!r}: expected a norm of {', '.join(method.norms)}, got {norm!r}")
     chosen = AttackPlan(**vars(load_subject(model, data, **subject)), name=name, attack=method, threats=threats)

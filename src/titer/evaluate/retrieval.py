@@ -23,6 +23,7 @@ from torch import Tensor
 
 from titer.attacks import Norm, Random, Threat
 from titer.attacks.pairs import PairAttack, build_pair_attack, recorded_settings
+from titer.attacks.threat import rising
 from titer.attacks.words import Swapped, cut, tokens
 from titer.data import load_data
 from titer.data.example import Data, Example
@@ -178,12 +179,9 @@ def plan_retrieval(
     reuse_buffers()
     if seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
-    budgets = sorted({float(eps)} if isinstance(eps, int | float) else {float(value) for value in eps})
-    if not budgets:
-        raise InputError("eps: expected one or more budgets, got none")
     attack = build_pair_attack(name, **(settings or {}))
     attack.swap.source.fingerprint()  # a model or table that cannot be read is told before the encoder is loaded
-    threats = tuple(Threat(norm, budget) for budget in budgets)
+    threats = rising(norm, eps)
     if norm not in attack.norms:
         raise InputError(f"attack {name!r}: expected a norm of {', '.join(attack.norms)}, got {norm!r}")
     examples = data if isinstance(data, Data) else load_data(data, split=split, limit=limit)
