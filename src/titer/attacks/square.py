@@ -22,6 +22,7 @@ from titer.errors import InputError
 _HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: the squares' share of the image
 _STRIPES = 5  # tiles on each side of the first l2 and l1 candidate
 _TINY = 1e-12
+_INSIDE = 1 - 1e-6  # of epsilon, so that rounding leaves the projection nothing to do
 
 
 @dataclass(frozen=True)
@@ -111,31 +112,33 @@ def _moved(change: Tensor, side: int, threat: Threat, random: Random) -> Tensor:
     channels, height, width = change.shape[1:]
     side = min(max(3, side + 1 - side % 2), height, width)
     drawn = random.uniform(5 + channels).to(change.device)
-    rows, columns = (_begin(drawn[:, [place, place + 1]], extent, side) for place, extent in ((0, height), (2, width)))
+    rows, columns = (_begin(drawn[:, place : place + 2], extent, side).T for place, extent in ((0, height), (2, width)))
     signs = torch.where(drawn[:, 5:] < 0.5, -1.0, 1.0)
     upright = drawn[:, 4] < 0.5
     bump, order = _bump(side).to(change.device), 2 if threat.norm == "l2" else 1
-    left = threat.epsilon**order - length(change, threat.norm) ** order
+    batch, along = (
+        torch.arange(len(change), device=change.device).view(-1, 1, 1),
+        torch.arange(side, device=change.device),
+    )
+    target, source = (
+        (batch, slice(None), at.view(-1, 1, 1) + along[:, None], across.view(-1, 1, 1) + along)
+        for at, across in zip(rows, columns, strict=True)
+    )
+    both = torch.zeros_like(change, dtype=torch.bool)
+    both[target] = both[source] = True
+    left = (threat.epsilon**order - length(change, threat.norm) ** order).clamp_min(0)
+    spent = (change * both).abs().pow(order).sum((-2, -1)) + left[:, None] / channels
+    shape = torch.where(upright.view(-1, 1, 1), bump, bump.T)[..., None] * signs[:, None, None]
     moved = change.clone()
-    for row in range(len(change)):
-        target, source = (
-            (row, slice(None), slice(at, at + side), slice(across, across + side))
-            for at, across in zip(rows[row].tolist(), columns[row].tolist(), strict=True)
-        )
-        both = torch.zeros_like(change[row], dtype=torch.bool)
-        both[target[1:]] = both[source[1:]] = True
-        spent = (change[row] * both).abs().pow(order).sum((-2, -1)) + left[row].clamp_min(0) / channels
-        there = change[target]
-        shape = (bump if upright[row] else bump.T) * signs[row].view(-1, 1, 1)
-        added = _unit(there, order) + shape
-        moved[source] = 0
-        moved[target] = _unit(added, order) * spent.pow(1 / order).view(-1, 1, 1)
-    return threat.epsilon * moved / length(moved, threat.norm).clamp_min(_TINY).view(-1, 1, 1, 1)
+    added = _unit(change[target], order) + shape
+    moved[source] = 0
+    moved[target] = _unit(added, order) * spent.pow(1 / order)[:, None, None]
+    return _INSIDE * threat.epsilon * moved / length(moved, threat.norm).clamp_min(_TINY).view(-1, 1, 1, 1)
 
 
 def _unit(change: Tensor, order: int) -> Tensor:
-    """Each channel (channels, height, width) at length 1."""
-    lengths: Tensor = torch.linalg.vector_norm(change, order, dim=(-2, -1), keepdim=True)
+    """Each window (batch, side, side, channels) at length 1 in every channel."""
+    lengths: Tensor = torch.linalg.vector_norm(change, order, dim=(1, 2), keepdim=True)
     return change / lengths.clamp_min(_TINY)
 
 

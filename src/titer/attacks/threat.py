@@ -50,9 +50,11 @@ class Threat:
             near = torch.minimum(torch.maximum(images, clean - self.epsilon), clean + self.epsilon)
             return near.clamp(0, 1)
         shrink = _shrink_l2 if self.norm == "l2" else _shrink_l1
-        if bool((self.distance(images.clamp(0, 1), clean) <= self.epsilon).all()):
-            return images.clamp(0, 1)
-        return self._shrunk(images - clean, clean, shrink)
+        clipped = images.clamp(0, 1)
+        inside = self.distance(clipped, clean) <= self.epsilon
+        if bool(inside.all()):
+            return clipped
+        return torch.where(_of_rows(inside), clipped, self._shrunk(images - clean, clean, shrink))
 
     def _shrunk(self, change: Tensor, clean: Tensor, shrink: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         def at(multiplier: Tensor) -> Tensor:
@@ -64,8 +66,7 @@ class Threat:
             middle = (low + high) / 2
             far = _of_rows(self.distance(at(middle), clean)) > self.epsilon
             low, high = torch.where(far, middle, low), torch.where(far, high, middle)
-        inside = _of_rows(self.distance(at(torch.zeros_like(low)), clean)) <= self.epsilon
-        return at(torch.where(inside, 0.0, high))
+        return at(high)
 
     def distance(self, images: Tensor, clean: Tensor) -> Tensor:
         """Distance (batch,) of images from the clean ones."""

@@ -63,7 +63,7 @@ class AttackPlan(Subject):
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included; of an ensemble also what its members are for so many classes."""
         members = getattr(self.attack, "members", None)
-        ran = [] if members is None else members(len(self.data.classes))
+        ran = [] if members is None else members(len(self.data.classes), self.threats[0].norm)
         return {
             "attack": self.name,
             **settings_of(self.attack),
