@@ -285,9 +285,10 @@ def _spread(gradient: Tensor, share: Tensor) -> Tensor:
     """A direction of l1 length 1 that moves the largest entries of each row alike, a share (batch,) of all."""
     flat = gradient.flatten(1)
     count = (share * flat.shape[1]).long().clamp(1, flat.shape[1])
-    least = flat.abs().sort(dim=1, descending=True).values.gather(1, count[:, None] - 1)
-    sparse = torch.where(flat.abs() >= least, flat.sign(), 0.0)
-    return (sparse / sparse.abs().sum(dim=1, keepdim=True).clamp_min(1)).view_as(gradient)
+    ordered, order = flat.abs().sort(dim=1, descending=True)
+    moves = (torch.arange(flat.shape[1], device=flat.device) < count[:, None]) & (ordered > 0)
+    sparse = torch.zeros_like(flat).scatter(1, order, moves.to(flat.dtype)) * flat.sign()
+    return (sparse / moves.sum(dim=1, keepdim=True).clamp_min(1)).view_as(gradient)
 
 
 def _where(rows: Tensor, images: Tensor, others: Tensor) -> Tensor:
