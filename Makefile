@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check install clean
+.PHONY: demo test check check-attacks install clean
 
 install: $(STAMP)
 
@@ -23,5 +23,13 @@ check: install
 test: check
 	$(VENV)/bin/python -m pytest
 
+# torchattacks pins what the package does not want and names torchvision, which it needs for nothing here: hence its own environment.
+REFERENCE := $(VENV)-attacks
+check-attacks:
+	test -x $(REFERENCE)/bin/python || $(PYTHON) -m venv $(REFERENCE)
+	$(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . requests tqdm
+	$(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
+	OMP_NUM_THREADS=1 $(REFERENCE)/bin/python benchmarks/attacks_reference.py
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info
+	rm -rf $(VENV) $(REFERENCE) .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info
