@@ -23,15 +23,25 @@ from titer.attacks.threat import length
 
 IMAGES, SIDE, CLASSES = 200, 16, 12
 POINT = 0.01 + 1e-6
-BUDGETS: dict[Norm, float] = {"linf": 0.004, "l2": 0.08}
+BUDGETS: dict[Norm, float] = {"linf": 0.004, "l2": 0.1}
 THEIRS: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
 
 
 def network() -> nn.Module:
-    """A small smooth convolutional network with fixed random weights: gradients are informative, not masked."""
+    """A small smooth convolutional network with fixed random weights: gradients are informative, not masked.
+
+    Its borders are joined, so that all pixels count alike: torchattacks' Square never reaches the last row and column, which
+    on so small an image would save it an eighth of its queries where these pixels hardly count.
+    """
     generator = torch.Generator().manual_seed(0)
+    joined: dict[str, Any] = {"padding": 1, "padding_mode": "circular"}
     layers = nn.Sequential(
-        nn.Conv2d(3, 16, 3), nn.GELU(), nn.Conv2d(16, 16, 3, stride=2), nn.GELU(), nn.Flatten(), nn.Linear(576, CLASSES)
+        nn.Conv2d(3, 16, 3, **joined),
+        nn.GELU(),
+        nn.Conv2d(16, 16, 3, stride=2, **joined),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(1024, CLASSES),
     )
     with torch.no_grad():
         for weights in layers.parameters():

@@ -79,6 +79,22 @@ def test_fingerprint_follows_weights_tokenizer_and_preprocessing(copy: Path) -> 
     assert len({before, preprocessing, load_model(copy).fingerprint}) == 3
 
 
+def test_fingerprint_does_not_follow_the_version_of_a_library(copy: Path) -> None:
+    """An adapter fitted on one machine fits the same model on another."""
+    before = load_model(copy).fingerprint
+    config = json.loads((copy / "config.json").read_text())
+    written_elsewhere = {
+        **dict(reversed(config.items())),
+        "transformers_version": "0.0.1",
+        "_name_or_path": "/elsewhere",
+    }
+    (copy / "config.json").write_text(json.dumps(written_elsewhere))
+    assert load_model(copy).fingerprint == before
+    words = copy / "tokenizer.json"
+    words.write_text(words.read_text() + "\n")
+    assert load_model(copy).fingerprint != before
+
+
 def rewrite(directory: Path, change: dict[str, torch.Tensor | None]) -> None:
     weights = {**load_file(directory / "model.safetensors"), **change}
     kept = {name: tensor for name, tensor in weights.items() if tensor is not None}

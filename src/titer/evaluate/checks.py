@@ -145,10 +145,9 @@ class SelfChecks:
         right = torch.ones_like(self.labels, dtype=torch.bool)
         random = self._random("noise")
         for _ in range(_NOISES):
-            shown = self.threat.project(
-                self.images + self.threat.epsilon * self.threat.steepest(random.normal(*self.images.shape[1:])),
-                self.images,
-            )
+            direction = random.normal(*self.images.shape[1:]).to(self.images.device)
+            moved = self.images + self.threat.epsilon * self.threat.steepest(direction)
+            shown = self.threat.project(moved, self.images)
             right &= self._correct(shown)
         return self._stronger(
             "noise of the same size is weaker", self._by_steps[20], right, f"{_NOISES} draws of noise"

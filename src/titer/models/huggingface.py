@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,13 @@ from titer.models.weights import fingerprint_of, load_strictly, read_json, read_
 
 _KINDS = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
 _LAYOUT = "a model in Hugging Face layout"
+_WORDS = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer_config.json")
+_UNTELLING = (
+    "transformers_version",
+    "_name_or_path",
+    "torch_dtype",
+    "dtype",
+)  # of config.json: no answer depends on them
 _FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
 
 
@@ -35,7 +44,8 @@ def load_directory(directory: Path, name: str, device: torch.device, dtype: torc
     make_config, make_model = _KINDS[kind]
     config = make_config(**config_file)
     model = make_model(config).eval().requires_grad_(False)
-    load_strictly(model, read_weights(directory), directory)
+    weights = read_weights(directory)
+    load_strictly(model, weights, directory)
     preprocess = from_config(
         read_json(directory / "preprocessor_config.json", _LAYOUT), config.vision_config.image_size
     )
@@ -50,14 +60,19 @@ def load_directory(directory: Path, name: str, device: torch.device, dtype: torc
         dim=config.projection_dim if kind == "clip" else config.vision_config.hidden_size,
         # SigLIP also adds a bias, the same for all classes: no answer depends on it
         logit_scale=float(model.logit_scale.exp()),
-        fingerprint=fingerprint_of(
-            model.state_dict(), config.to_json_string(), tokenizer.backend_tokenizer.to_str(), preprocess, str(dtype)
-        ),
+        fingerprint=fingerprint_of(weights, *_content(directory, config_file), preprocess, str(dtype)),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=device,
         dtype=dtype,
         upstream=_upstream(directory / "upstream.json"),
     )
+
+
+def _content(directory: Path, config_file: dict[str, Any]) -> tuple[str, ...]:
+    """What the files say of architecture and words, as they stand: what a library makes of them changes with its version."""
+    told = {key: value for key, value in config_file.items() if key not in _UNTELLING}
+    files = [directory / name for name in _WORDS if (directory / name).exists()]
+    return json.dumps(told, sort_keys=True), *(sha256(file.read_bytes()).hexdigest() for file in files)
 
 
 def fetch(hub_id: str) -> Path:
