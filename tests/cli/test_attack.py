@@ -27,6 +27,9 @@ def test_a_run_prints_accuracies_and_checks(tmp_path: Path, capfd: pytest.Captur
     status, told, _ = typed(capfd, *command, "--json")
     assert status == 0
     assert len(json.loads(told)["overview"]) == 2
+    page = tmp_path / "page.html"
+    assert typed(capfd, "report", out, "--out", page)[0] == 0
+    assert "what the attack added, ten times as large" in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -30,45 +30,12 @@ from titer.report.arms import (
     shots_table,
 )
 from titer.report.page import report, template, write_page
+from titer.report.parts import Drawing, Part
 from titer.report.plots import arm_figure, shots_figure
 from titer.report.tables import Table
 from titer.report.words import GUARANTEES
 from titer.results.study import ZERO_SHOT, Arm, StudyCell, StudyResults, is_study, read_study
 from titer.statistics.intervals import group_codes
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure.
-
-    Args:
-        svg: what is shown.
-        words: what it shows, for those who do not see it.
-        caption: below it.
-    """
-
-    svg: Markup
-    words: str
-    caption: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of the page.
-
-    Args:
-        title: what it is about.
-        text: below the title; may be empty.
-        figures: first.
-        tables: then.
-        folded: and last those that are closed at first.
-    """
-
-    title: str
-    text: str = ""
-    figures: tuple[Drawing, ...] = ()
-    tables: tuple[Table, ...] = ()
-    folded: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True)

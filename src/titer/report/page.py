@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from titer.errors import InputError
+from titer.report import attacked
 from titer.report.plots import curve_figure, curve_in_words, reliability_figure
 from titer.report.strip import Example, examples
 from titer.report.tables import (
@@ -80,7 +81,18 @@ def report(runs: Sequence[Run | str | Path], out: Path | str, by: str | None = N
     opened = [run if isinstance(run, Run) else open_results(Path(run)) for run in runs]
     if not opened:
         raise InputError("no run to report: expected at least one run directory or per-image file")
-    return write_page(render([section(part, by) for part in by_data(opened)]), out)
+    attacks = [run for run in opened if run.info.get("verb") in attacked.VERBS]
+    if attacks and by is not None:
+        raise InputError(f"--by {by}: runs of {attacks[0].info['verb']} are not broken down; report them without it")
+    certified = by_data([run for run in opened if run not in attacks])
+    beside = {_data(part[0]): lines(part) for part in certified}
+    return write_page(
+        render(
+            [section(part, by) for part in certified],
+            [attacked.section(part, beside.get(_data(part[0]), ())) for part in by_data(attacks)],
+        ),
+        out,
+    )
 
 
 def write_page(text: str, out: Path | str) -> Path:
@@ -98,9 +110,9 @@ def write_page(text: str, out: Path | str) -> Path:
     return out
 
 
-def render(sections: Sequence[Section]) -> str:
+def render(sections: Sequence[Section], attacks: Sequence[attacked.Section] = ()) -> str:
     """The page as text."""
-    return template("page.html.jinja").render(sections=sections)
+    return template("page.html.jinja").render(sections=sections, attacks=attacks)
 
 
 def template(name: str) -> Template:
@@ -120,9 +132,13 @@ def by_data(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs on the same split of the same data set, together."""
     found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        data = run.info.get("data", {})
-        found.setdefault((str(data.get("name")), str(data.get("split"))), []).append(run)
+        found.setdefault(_data(run), []).append(run)
     return list(found.values())
+
+
+def _data(run: Run) -> tuple[str, str]:
+    data = run.info.get("data", {})
+    return str(data.get("name")), str(data.get("split"))
 
 
 def section(runs: Sequence[Run], by: str | None = None) -> Section:

@@ -14,9 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from titer.report.tables import Line, radius_text, votes
+from titer.results.robustness import Stand, length_text
 from titer.results.study import Arm
 from titer.results.summary import Cell, groups, largest_provable, radii, radii_shown
 from titer.statistics import curves
+from titer.statistics.intervals import Interval
 
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 """Okabe and Ito's palette, told apart without colour vision; strokes and marks differ as well."""
@@ -148,6 +150,72 @@ def shots_figure(arms: Sequence[Arm], radius: float, order: Sequence[str]) -> st
         panels[0].set_ylabel(f"certified accuracy at r = {radius_text(radius)}")
         _legend(figure, [*names, _CONSTANT])
         return _svg(figure, "shots")
+
+
+def robust_figure(parts: Sequence[Stand]) -> str:
+    """Accuracy against epsilon, that without attack at 0: a panel for each attack, a line for each prompt set."""
+    attacks = list(dict.fromkeys(stand.attack for stand in parts))
+    names = list(dict.fromkeys(stand.prompts for stand in parts))
+    with rc_context(_LOOK):
+        figure, panels = _panels(len(attacks), 3.4)
+        for attack, axes in zip(attacks, panels, strict=True):
+            for name in names:
+                own = [stand for stand in parts if (stand.attack, stand.prompts) == (attack, name)]
+                if own:
+                    at = [0.0, *(stand.epsilon for stand in own)]
+                    _estimates(axes, at, [own[0].clean, *(stand.robust for stand in own)], names.index(name), name)
+            budgets = sorted({stand.epsilon for stand in parts if stand.attack == attack})
+            axes.set(title=attack, xlabel=f"epsilon ({parts[0].norm})")
+            axes.set_xticks([0, *budgets], ["0", *(length_text(budget, parts[0].norm) for budget in budgets)])
+            axes.tick_params(axis="x", labelrotation=45)
+            _share_axis(axes)
+        panels[0].set_ylabel("accuracy")
+        _legend(figure, names)
+        return _svg(figure, "robust")
+
+
+def bounds_figure(certified: Sequence[Line], attacked: Sequence[Stand]) -> str:
+    """Certified accuracy and accuracy under attack against L2 distance: a panel for each sigma."""
+    sigmas = list(dict.fromkeys(line.cell.sigma_text for line in certified))
+    names = list(dict.fromkeys(line.name for line in certified))
+    with rc_context(_LOOK):
+        figure, panels = _panels(len(sigmas), 3.4)
+        for sigma, axes in zip(sigmas, panels, strict=True):
+            own = [line for line in certified if line.cell.sigma_text == sigma]
+            for line in own:
+                place = names.index(line.name)
+                _draw_curve(axes, line, place)
+                stands = [stand for stand in attacked if stand.prompts == line.cell.prompts]
+                at = [0.0, *(stand.epsilon for stand in stands)]
+                values = [stands[0].clean, *(stand.robust for stand in stands)]
+                _estimates(axes, at, values, place, f"{line.name}, under attack", joined=False)
+            axes.set(title=f"sigma {sigma}", xlabel="L2 distance")
+            axes.set_xlim(0, 1.04 * max([largest_provable(own[0].cell), *(stand.epsilon for stand in attacked)]))
+            _share_axis(axes)
+        panels[0].set_ylabel("accuracy")
+        _legend(figure, [label for name in names for label in (name, f"{name}, under attack")])
+        return _svg(figure, "bounds")
+
+
+def _estimates(
+    axes: Axes, at: Sequence[float], values: Sequence[Interval], place: int, name: str, *, joined: bool = True
+) -> None:
+    """Estimates with their intervals as bars."""
+    middle = np.array([value.estimate for value in values])
+    ends = np.abs([middle - [value.low for value in values], [value.high for value in values] - middle])
+    axes.errorbar(
+        at,
+        middle,
+        yerr=ends,
+        color=LINES[place % len(LINES)],
+        linestyle=stroke(place) if joined else "none",
+        marker=_MARKS[place % len(_MARKS)],
+        markersize=4.5,
+        linewidth=1.6,
+        elinewidth=1.0,
+        clip_on=False,
+        label=name,
+    )
 
 
 def _panels_and_names(arms: Sequence[Arm]) -> tuple[list[float], list[str]]:

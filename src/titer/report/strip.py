@@ -82,8 +82,8 @@ def _example(cell: Cell, why: str, record: Record) -> Example:
     names, label, prediction = class_names(cell.run), record["label"], record["prediction"]
     return Example(
         why=why,
-        clean=_address(pixels),
-        noisy=_address(noisy),
+        clean=address(pixels),
+        noisy=address(noisy),
         name=record["sample_id"],
         truth="" if label is None else names[label],
         answer="none" if prediction < 0 else names[prediction],
@@ -91,7 +91,8 @@ def _example(cell: Cell, why: str, record: Record) -> Example:
     )
 
 
-def _address(pixels: NDArray[np.floating[Any]]) -> str:
+def address(pixels: NDArray[np.floating[Any]]) -> str:
+    """A picture (height, width, 3) in [0, 1] as a PNG in a data address, at the page's size."""
     picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
     smaller = max(picture.size) < _SIDE
     picture = picture.resize((_SIDE, _SIDE), Image.Resampling.NEAREST if smaller else Image.Resampling.BOX)
