@@ -38,6 +38,7 @@ def test_a_run_prints_accuracies_and_checks(tmp_path: Path, capfd: pytest.Captur
         (("pgd", "--eps", "4"), "probably 4/255 was meant"),
         (("pgd", "--eps", "much"), "--eps"),
         (("pgdd",), "did you mean 'pgd'"),
+        (("coattack",), "did you mean 'co-attack'"),
         (("pgd", "--norm", "l3"), "unknown norm 'l3'"),
         (("pgd", "--set", "stepps=3"), "did you mean 'steps'"),
     ],

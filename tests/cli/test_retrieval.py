@@ -32,5 +32,5 @@ def test_mistakes_are_one_line(
 def test_pair_attacks_are_listed_and_shown(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["show", "attack", name, "--json"]) == 0
     assert '"swap.meaning": "preserving"' in capfd.readouterr().out
-    assert run(["list", "pair-attacks"]) == 0
+    assert run(["list", "attacks"]) == 0
     assert name in capfd.readouterr().out

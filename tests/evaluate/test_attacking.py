@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -166,8 +166,8 @@ class Two:
     def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         return list(self.stages(model, images, labels, threat, random))[-1][1]
 
-    def members(self, classes: int) -> list[tuple[str, Attack]]:
-        assert classes == 2
+    def members(self, classes: int, norm: Norm) -> list[tuple[str, Attack]]:
+        assert (classes, norm) == (2, "linf")
         return [("idle", Pgd(steps=1)), ("strong", Pgd(steps=5, step=0.5))]
 
     def stages(
@@ -238,6 +238,14 @@ def test_a_model_without_gradients_is_offered_attacks_that_need_none(data: Path,
     blind = Classifier("blind", encoder, lambda features: plain.head(features.detach()), plain.classes, "blind")
     with pytest.raises(InputError, match=r"gives no gradient.*attacks without gradients"):
         attack(encoder, data, "pgd", out=tmp_path / "run", prompts={"blind": blind})
+
+
+def test_what_adapts_to_its_input_is_not_attacked_before_it_does(data: Path, tmp_path: Path) -> None:
+    encoder = brightness_encoder()
+    plain = titer.zero_shot(encoder, titer.load_data(data).classes)
+    adapting = replace(plain, adaptation=cast("Any", object()))
+    with pytest.raises(InputError, match=r"'adapting' adapts .* a classifier that nobody deploys; .*titer challenge"):
+        attack(encoder, data, "pgd", out=tmp_path / "run", prompts={"plain": plain, "adapting": adapting})
 
 
 def test_kill_9_and_resume_give_the_same_records(tmp_path: Path) -> None:

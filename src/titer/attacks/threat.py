@@ -87,7 +87,9 @@ class Threat:
             return gradient.sign()
         flat = gradient.flatten(1)
         if self.norm == "l2":
-            return F.normalize(flat, dim=1, eps=torch.finfo(flat.dtype).tiny).view_as(gradient)
+            tiny = torch.finfo(flat.dtype).tiny
+            level = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(tiny)  # whose squares are numbers, too
+            return F.normalize(level, dim=1, eps=tiny).view_as(gradient)
         count = max(1, int(_SPARSE * flat.shape[1]))
         places = flat.abs().topk(count, dim=1).indices
         sparse = torch.zeros_like(flat).scatter(1, places, flat.gather(1, places).sign() / count)

@@ -10,7 +10,7 @@ from titer.cli import options as o
 from titer.cli.output import document, table
 from titer.cli.retrieval import attack_pairs
 from titer.cli.values import numbers, settings, whole
-from titer.errors import InputError
+from titer.errors import InputError, unknown
 
 if TYPE_CHECKING:
     from titer.attacks import Norm
@@ -53,6 +53,7 @@ def attack(
 
     Example: titer attack pgd --model titer:tiny --data titer:phantoms --eps 1/255 --limit 20 --out runs/attack
     """
+    from titer.attacks import ATTACKS
     from titer.attacks.pairs import PAIR_ATTACKS
     from titer.evaluate.attacking import attack as run
 
@@ -63,6 +64,8 @@ def attack(
             workers=workers, device=device, dtype=dtype, by=tuple(by or ()), images=images,
         )  # fmt: skip
         return
+    if name not in ATTACKS:
+        raise unknown("attack", name, [*ATTACKS, *PAIR_ATTACKS])
     with o.told(out):
         finished = run(
             model, data, name, out=out, norm=cast("Norm", norm), eps=_budgets(eps, norm), settings=settings(set_ or ()),

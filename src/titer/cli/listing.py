@@ -44,7 +44,7 @@ def list_(
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="attack, pair-attack, certifier, defense or recipe.")],
+    kind: Annotated[str, typer.Argument(help="attack, certifier, defense or recipe.")],
     name: Annotated[str, typer.Argument(help="A name that `titer list` shows; of a recipe, its path.")],
     json: Json = False,
 ) -> None:
@@ -52,16 +52,16 @@ def show(
 
     Example: titer show certifier anytime
     """
-    methods = _methods()
-    if kind.removesuffix("s") == "recipe":
+    kind = kind.removesuffix("s")
+    if kind == "recipe":
         _show_recipe(name, json)
         return
-    if kind.removesuffix("s") not in methods:
+    methods = _methods()
+    if kind not in methods:
         raise unknown("kind", kind, [*methods, "recipe"])
-    known = methods[kind.removesuffix("s")]
-    method = (
-        methods["pair-attack"][name] if known is methods["attack"] and name in methods["pair-attack"] else known[name]
-    )
+    if name not in methods[kind]:
+        raise unknown(kind, name, methods[kind])
+    method = methods[kind][name]
     fields = dict(_flat({field.name: _default(field) for field in dataclasses.fields(method)}))
     if json:
         document({"name": name, "description": inspect.getdoc(method), "settings": fields})
@@ -103,11 +103,11 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def _methods() -> dict[str, Mapping[str, type[Any]]]:
     from titer.attacks import ATTACKS
-    from titer.attacks.pairs import PAIR_ATTACKS
+    from titer.attacks.pairs import PAIR_ATTACKS  # one kind for users: what they are given decides which can be meant
     from titer.certify import CERTIFIERS
     from titer.defenses import DEFENSES
 
-    return {"attack": ATTACKS, "certifier": CERTIFIERS, "defense": DEFENSES, "pair-attack": PAIR_ATTACKS}
+    return {"attack": {**ATTACKS, **PAIR_ATTACKS}, "certifier": CERTIFIERS, "defense": DEFENSES}
 
 
 def _known() -> dict[str, dict[str, str]]:
