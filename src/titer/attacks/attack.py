@@ -116,12 +116,11 @@ def ascend(model: Model, images: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Te
     with torch.enable_grad():
         shown = images.detach().float().requires_grad_()
         logits = model(shown)
-        if not logits.requires_grad:
-            raise InputError(
-                "this model gives no gradient with respect to its images; an attack without gradients: square"
-            )
         losses = loss(logits.float())
-        (gradient,) = torch.autograd.grad(losses.sum(), shown)
+        # weights that could be trained give the loss a graph that need not reach the images
+        (gradient,) = torch.autograd.grad(losses.sum(), shown, allow_unused=True) if losses.requires_grad else (None,)
+    if gradient is None:
+        raise InputError("this model gives no gradient with respect to its images; an attack without gradients: square")
     return gradient, losses.detach(), logits.detach()
 
 
