@@ -30,6 +30,9 @@ def test_a_run_prints_accuracies_and_checks(tmp_path: Path, capfd: pytest.Captur
     page = tmp_path / "page.html"
     assert typed(capfd, "report", out, "--out", page)[0] == 0
     assert "what the attack added, ten times as large" in page.read_text()
+    status, told, err = typed(capfd, "compare", out, out)
+    assert (status, told) == (2, "")
+    assert "one prompt set" in err
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def typed(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return status, told.out, told.err
 
 
-@pytest.mark.parametrize("verb", ["demo", "list", "show", "check", "certify", "predict", "report", "export"])
+@pytest.mark.parametrize("verb", ["demo", "list", "show", "check", "certify", "predict", "report", "compare", "export"])
 def test_every_verb_has_help_with_an_example(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     status, out, _ = typed(capfd, verb, "--help")
     assert status == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from titer.errors import InputError
-from titer.results.robustness import compare, length_text, meant, overview, stands, worst
+from titer.results.robustness import length_text, meant, overview, stands, worst
 from titer.results.store import Run
 from titer.statistics.intervals import proportion
 
@@ -79,13 +79,6 @@ def test_failed_checks_mark_the_numbers() -> None:
     assert overview(made("pgd", {GREY: {1}}, checks=[check("passed")]))[0].checks == "passed"
     marked = overview(made("pgd", {GREY: {1}}, checks=[check("failed")]))[0].checks
     assert marked == "masking suspected: strength grows with steps"
-
-
-def test_two_prompt_sets_are_compared_on_the_same_images() -> None:
-    weak, strong = made("pgd", {GREY: set(range(8))}), made("pgd", {GREY: {1}}, prompts="coop")
-    difference, p = compare(stands(strong)[0], stands(weak)[0])
-    assert difference.difference == pytest.approx(0.7)
-    assert p == pytest.approx(2 / 2**7)
 
 
 def test_lengths_are_said_in_grey_levels_where_they_are_such() -> None:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from titer.errors import InputError
 from titer.results.store import Record, Run
 from titer.results.summary import correct, groups, spoken
-from titer.statistics.comparisons import Comparison, mcnemar, paired
 from titer.statistics.intervals import Interval, clustered
 
 _GREY = 255
@@ -191,23 +190,6 @@ def robust_accuracy(run: Run, epsilon: float | None = None, prompts: str | None 
         known = "; ".join(f"{stand.prompts} at {stand.epsilon_text}" for stand in stands(run))
         raise InputError(f"{len(found)} parts of {run.path} match; name prompts and eps of one of: {known or 'none'}")
     return found[0].robust
-
-
-def compare(first: Stand, second: Stand) -> tuple[Comparison, float]:
-    """Robust accuracy of two prompt sets on the images that both have: the paired difference, and McNemar's p-value."""
-    other = {record["sample_id"]: bool(holds) for record, holds in zip(second.records, second.holds, strict=True)}
-    both = [
-        (record, bool(holds), other[record["sample_id"]])
-        for record, holds in zip(first.records, first.holds, strict=True)
-        if record["sample_id"] in other
-    ]
-    if not both:
-        raise InputError("the two have no image in common; there is nothing to compare")
-    records, one, two = (list(column) for column in zip(*both, strict=True))
-    difference = paired(
-        np.array(one, float), np.array(two, float), [record["label"] for record in records], groups(records)
-    )
-    return difference, mcnemar(one, two)
 
 
 @dataclass(frozen=True)
