@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from report.synthetic import write_run
+from results.test_robustness import made
 from titer.errors import InputError
 from titer.results.foreign import ForeignRow, export_run, open_results, read_foreign, read_rows, rounded_down
 from titer.results.store import Record
@@ -261,11 +262,22 @@ def test_latex_table(tmp_path: Path) -> None:
     assert text.count("{tabular}") == 2
 
 
+def test_latex_table_of_an_attack(tmp_path: Path) -> None:
+    run = made("pgd", {1 / 255: {1, 2}, 2 / 255: {1, 2, 3}}, data={"name": "lesions"})
+    (path,) = export_run(run, "latex", tmp_path / "out.tex")
+    text = path.read_text()
+    assert "& clean & 1/255 & 2/255" in text
+    (row,) = (line for line in text.splitlines() if line.startswith("zero-shot"))
+    first = run.robust_accuracy(1 / 255)
+    assert f"& 80.0 [{100 * first.low:.1f}, {100 * first.high:.1f}] & 70.0 [" in row
+    assert "% self-checks of zero-shot: not made" in text
+
+
 def test_what_cannot_be_exported(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", images=2)
     with pytest.raises(InputError, match=r"unknown format 'cohn'; did you mean 'cohen'\?"):
         export_run(run, "cohn", tmp_path / "out")
-    with pytest.raises(InputError, match="is a predict run"):
+    with pytest.raises(InputError, match="is a run of predict"):
         export_run(write_run(tmp_path / "predict", verb="predict"), "cohen", tmp_path / "out")
     with pytest.raises(InputError, match="no finished samples"):
         export_run(write_run(tmp_path / "empty", images=0, failures=1), "csv", tmp_path / "out")

@@ -13,9 +13,11 @@ from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 
 from titer.errors import InputError, unknown
+from titer.results.robustness import Stand, stands
 from titer.results.store import Record, Run, read_run
 from titer.results.summary import Cell, cells, certified_accuracy, correct, radii_shown
 from titer.results.totals import contradiction, read_totals, total_lines
+from titer.statistics.intervals import Interval
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 FOREIGN = "foreign"
@@ -228,7 +230,7 @@ def _per_image(run: Run, out: Path, tail: Callable[[Cell], Iterable[str]]) -> li
 
 def _certified(run: Run) -> list[Cell]:
     if "radius" not in run.records[0]:
-        raise InputError(f"{run.path} is a {run.info['verb']} run; this format needs radii, so a certify run")
+        raise InputError(f"{run.path} is a run of {run.info['verb']}; this format needs radii, so a certify run")
     return list(cells(run))
 
 
@@ -278,14 +280,40 @@ def _flat(record: Record) -> Record:
 
 
 def _latex(run: Run, out: Path) -> list[Path]:
+    if run.info.get("verb") == "attack":
+        return _latex_attacked(run, out)
     parts = _certified(run)
     shown = sorted({radius for cell in parts for radius in radii_shown(cell)})
     head = ["prompts", r"$\sigma$", *(rf"$r \ge {radius:g}$" for radius in shown)]
     rows = [" & ".join([_escaped(cell.prompts), f"{cell.sigma:g}", *_latex_shares(cell, shown)]) for cell in parts]
+    what = f"certified accuracy (R >= r) in percent of all labelled images of {run.info['data']['name']}"
+    return _tabular(out, what, head, rows)
+
+
+def _latex_attacked(run: Run, out: Path) -> list[Path]:
+    """Robust accuracy: a row for each prompt set, a column for each epsilon."""
+    parts: dict[str, dict[str, Stand]] = {}
+    for stand in stands(run):
+        parts.setdefault(stand.prompts, {})[stand.epsilon_text] = stand
+    shown = list(dict.fromkeys(text for own in parts.values() for text in own))
+    rows, remarks = [], []
+    for prompts, own in parts.items():
+        first = next(iter(own.values()))
+        shares = [first.clean, *(own[text].robust if text in own else None for text in shown)]
+        rows.append(" & ".join([_escaped(prompts), _escaped(first.attack), *map(_in_percent, shares)]))
+        remarks.append(f"self-checks of {prompts}: {first.verdict}")
+    settings = run.info["settings"]
+    what = f"accuracy in percent of all labelled images of {run.info['data']['name']} under attack, {settings['norm']}"
+    return _tabular(out, what, ["prompts", "attack", "clean", *shown], rows, remarks)
+
+
+def _tabular(out: Path, what: str, head: Sequence[str], rows: Sequence[str], remarks: Sequence[str] = ()) -> list[Path]:
+    """The first two columns name a row, the others are numbers."""
     lines = [
-        f"% certified accuracy (R >= r) in percent of all labelled images of {run.info['data']['name']}, with 95 % intervals",
+        f"% {what}, with 95 % intervals",
+        *(f"% {remark}" for remark in remarks),
         r"% needs \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{ll{'r' * len(shown)}}}",
+        rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}",
         r"\toprule",
         " & ".join(head) + r" \\",
         r"\midrule",
@@ -301,7 +329,11 @@ def _latex_shares(cell: Cell, shown: Sequence[float]) -> Iterator[str]:
     measured = radii_shown(cell) if cell.labelled else []
     for radius in shown:
         share = certified_accuracy(cell.run, radius, cell.prompts, cell.sigma) if radius in measured else None
-        yield f"{100 * share.estimate:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]" if share else "--"
+        yield _in_percent(share)
+
+
+def _in_percent(share: Interval | None) -> str:
+    return f"{100 * share.estimate:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]" if share else "--"
 
 
 def _escaped(text: str) -> str:
