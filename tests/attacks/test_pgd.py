@@ -90,7 +90,7 @@ def test_against_a_half_space_it_walks_straight_to_the_plane(norm: Norm, loss: s
 def test_kl_leaves_the_clean_answer_to_either_side(norm: Norm) -> None:
     """It also rises where the model only becomes more certain; with restarts the better side is kept."""
     assert bool((along(norm, loss="kl", keep="last").abs() > 0.99).all())
-    assert bool((along(norm, loss="kl", restarts=12, steps=25) > 0.99).all())
+    assert bool((along(norm, loss="kl", restarts=12, steps=25) > 0.9).all())
 
 
 def test_climb_gives_the_last_iterates_and_the_best_ones() -> None:
