@@ -35,6 +35,17 @@ def test_a_run_prints_accuracies_and_checks(tmp_path: Path, capfd: pytest.Captur
     assert "one prompt set" in err
 
 
+def test_an_ensemble_says_and_records_what_it_ran(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    quick = ("--set", "steps=2", "--set", "queries=3", "--no-checks", "--eps", "1/255")
+    phantoms = ("--model", "titer:tiny", "--data", "titer:phantoms", "--limit", "2")
+    status, _, err = typed(capfd, "attack", "autoattack", *phantoms, *quick, "--out", tmp_path / "run")
+    assert status == 0
+    assert "autoattack: steps 2, targets 9, queries 3, norm linf, eps 0.00392157" in err
+    assert "apgd-t: steps 2, restarts 1, targets 9, loss dlr" in err
+    ran = titer.read_run(tmp_path / "run").info["settings"]["ran"]
+    assert [member["name"] for member in ran] == ["apgd-ce", "apgd-t", "fab-t", "square"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -54,3 +65,17 @@ def test_wrong_inputs_are_one_line(
     assert out == ""
     assert words in err
     assert len(err.strip().split("\n")) == 1
+
+
+@pytest.mark.parametrize("attack", ["pgd", "square", "embedding"])
+def test_what_adapts_to_its_input_is_refused_naming_what_attacks_it(
+    attack: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    titer.fit("tpt", "titer:tiny", "titer:phantoms", out=tmp_path / "tpt")
+    prompts = ("--prompts", "zero-shot", "--prompts", tmp_path / "tpt")
+    status, out, err = typed(capfd, "attack", attack, *ATTACK, *prompts, "--out", tmp_path / "run")
+    assert (status, out) == (2, "")
+    assert "prompt set 'tpt' adapts to each image" in err
+    assert "titer challenge" in err
+    assert len(err.strip().split("\n")) == 1
+    assert not (tmp_path / "run").exists()

@@ -101,8 +101,10 @@ def _summary(finished: Any, json: bool) -> None:
         document({"overview": [vars(row) for row in rows], "checks": checks})
         return
     o.overview_table(rows)
-    table(
-        ("prompts", "self-check", "verdict", "figures"),
-        [(check["prompts"], check["check"], check["verdict"], check["detail"]) for check in checks],
-    )
+    if checks:
+        table(
+            ("prompts", "self-check", "verdict", "figures"),
+            [(check["prompts"], check["check"], check["verdict"], check["detail"]) for check in checks],
+        )
+    o.ran(finished.info["settings"])
     o.counted(finished)

@@ -74,4 +74,5 @@ def _summary(finished: Any, json: bool) -> None:
         document([vars(row) for row in rows])
         return
     o.overview_table(rows)
+    o.ran(finished.info["settings"])
     o.counted(finished, "certified images")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,6 +144,27 @@ def overview_table(rows: Sequence[Any]) -> None:
     """Rows of one dataclass as a table whose columns are its fields."""
     columns = list(vars(rows[0])) if rows else []
     table([name.replace("_", " ") for name in columns], [list(vars(row).values()) for row in rows])
+
+
+def ran(settings: Mapping[str, Any]) -> None:
+    """Say with which settings an attack was run: of one name there are several attacks in the literature."""
+    members = settings.get("ran", [])
+    own = {name: value for name, value in settings.items() if name not in ("attack", "ran", "by")}
+    note(f"{settings['attack']}: {_listed(own)}")
+    for member in members:
+        note(f"  {member['name']}: {_listed(member['settings'])}")
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_said(value)}" for name, value in settings.items())
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({_listed(value)})"
+    if isinstance(value, list):
+        return "/".join(map(_said, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def counted(finished: Any, images: str = "images") -> None:

@@ -35,6 +35,7 @@ def _summary(finished: Any, json: bool) -> None:
         table([name.replace("_", " ") for name in lines[0]], [list(line.values()) for line in lines])
     for name, text in SUCCESS.items():
         note(f"{name.replace('_', ' ')}: {text}")
+    o.ran(finished.info["settings"])
     o.counted(finished)
 
 

@@ -171,8 +171,8 @@ def _check_task(chosen: AttackPlan) -> None:
 def _check_classifier(chosen: AttackPlan, prompts: str, classifier: Classifier) -> None:
     if classifier.adapts_to_input:
         raise InputError(
-            f"prompt set {prompts!r} adapts to the noisy copies of each image, and an attack on it before it does would be on "
-            "a classifier that nobody deploys; certify it and attack its certificates (titer challenge)"
+            f"prompt set {prompts!r} adapts to each image it is shown; before it does it is a classifier that nobody deploys. "
+            "Expected a fixed prompt set, or certify it with --guarantee and attack its certificates: titer challenge"
         )
     if not chosen.attack.needs_gradient:
         return
