@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from titer.data import load_data
     from titer.errors import GuaranteeError, InputError, PictureError, RunError, TiterError
     from titer.evaluate.attacking import attack
+    from titer.evaluate.challenge import challenge
     from titer.evaluate.fitting import fit
     from titer.evaluate.smoothing import certify, predict
     from titer.models import load_model, wrap, zero_shot
     from titer.report.page import report
+    from titer.results.comparing import compare
     from titer.results.store import Run, read_run
 
 __version__ = "0.1.0"
@@ -40,6 +42,8 @@ _HOMES = {
     "TiterError": "titer.errors",
     "attack": "titer.evaluate.attacking",
     "certify": "titer.evaluate.smoothing",
+    "challenge": "titer.evaluate.challenge",
+    "compare": "titer.results.comparing",
     "fit": "titer.evaluate.fitting",
     "load_data": "titer.data",
     "load_model": "titer.models",
@@ -61,6 +65,8 @@ __all__ = [
     "TiterError",
     "attack",
     "certify",
+    "challenge",
+    "compare",
     "fit",
     "load_data",
     "load_model",
