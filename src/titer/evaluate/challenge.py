@@ -189,14 +189,13 @@ def plan_challenge(
         raise InputError(
             f"{claimed.path} has no radius above 0 for these images and prompt sets; there is nothing to challenge"
         )
-    if any(record.get("channels", 3) != 3 for record in certificates):
-        raise InputError(f"{claimed.path} was certified with --noise-channels 1; expected noise in three channels")
     challenged = {record["sample_id"] for record in certificates}
     kept = replace(judged.data, examples=tuple(one for one in judged.data.examples if one.id in challenged))
     says = {record["prompts"]: record["guarantee"] for record in certificates}
     sets = {name: classifier for name, classifier in judged.classifiers.items() if name in says}
+    channels = certificates[0].get("channels", 3)  # of the whole run
     votings = {
-        name: Voting(sets[name], guarantee, judged.seed, 3) for name, guarantee in guarantees(sets, says).items()
+        name: Voting(sets[name], guarantee, judged.seed, channels) for name, guarantee in guarantees(sets, says).items()
     }
     _check_follows(attack, method, votings)
     return ChallengePlan(
@@ -329,6 +328,7 @@ class _Session:
         voting, sigma, threat = (
             self.plan.votings[certificate["prompts"]], certificate["sigma"], self.plan.threat(certificate, factor)
         )  # fmt: skip
+        image = image[: voting.channels]  # what is certified in grey levels is attacked and measured in them
         shown = self._attacked(voting, certificate, threat, factor, image)
         measured = distances(shown, image)
         # rounded to nine digits for the record, the distance may come out as the budget itself
@@ -347,6 +347,7 @@ class _Session:
             "radius": certificate["radius"],
             "guarantee": certificate["guarantee"],
             "alpha": certificate["alpha"],
+            "channels": voting.channels,
             "clean_prediction": certified,
             "prediction": answer.prediction,
             "inside": factor <= 1,
@@ -359,7 +360,7 @@ class _Session:
         }
 
     def _attacked(self, voting: Voting, certificate: Record, threat: Threat, factor: float, image: Tensor) -> Tensor:
-        """The attacked image (3, size, size): of what each aim leads to, what the deployed pipeline answers worst."""
+        """The attacked image (channels, size, size): of what each aim leads to, what the deployed pipeline answers worst."""
         sample, sigma = certificate["sample_id"], certificate["sigma"]
         where = [self.plan.name, certificate["prompts"], f"{sigma:g}", f"{factor:g}"]
         random = Random(self.plan.seed, "\x00".join(["challenge", *where]), [sample])

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from titer.attacks import Model
 from titer.attacks.adaptive import Deployed, Smoothed
+from titer.attacks.attack import ascend
 from titer.certify import Predict
 from titer.certify.certificate import Answer
 from titer.certify.pool import Job, run_jobs
+from titer.errors import InputError
 from titer.evaluate.voting import Voting
 from titer.features.stream import Voter, one_thread
 from titer.models.classifier import Adaptation, Bank
@@ -26,11 +28,12 @@ def predicted(voting: Voting, image: Tensor, sample: str, sigma: float, rule: Pr
 
     Args:
         voting: the prompt set, with the seed of the draws.
-        image: (3, size, size) in [0, 1].
+        image: (3, size, size) in [0, 1], or (1, size, size) for three equal channels.
         sample: names the draws; another one has fresh ones.
         sigma: standard deviation of the noise, in [0, 1] pixel units.
         rule: draws and error probability; a bank spends half of it on the choice and half on the answer.
     """
+    image = image.expand(3, -1, -1)
     ballot = voting.ballot(image, sample, sigma)
     job = Job(
         sample=sample,
@@ -54,13 +57,23 @@ def aims(voting: Voting, sample: str, sigma: float) -> list[Deployed]:
     """What an attack may differentiate: first the pipeline itself, then what stands in where that hides its gradient.
 
     For a prompt set that adapts that is the one before it did, for a bank the mixture of its members by the selector's
-    probabilities in place of the member that it selects (backward pass differentiable approximation).
+    probabilities in place of the member that it selects (backward pass differentiable approximation). Each takes images of
+    three channels, or of one that is shown as three equal ones, so that a distance is in grey levels.
 
     Args:
         voting: the prompt set.
         sample: names the attack's own randomness of adaptation, which is never that of the answer.
         sigma: standard deviation of the noise.
     """
+    return [partial(_shown, aim) for aim in _aims(voting, sample, sigma)]
+
+
+def _shown(aim: Deployed, images: Tensor) -> Model:
+    model = aim(images.expand(-1, 3, -1, -1))
+    return lambda copies: model(copies.expand(-1, 3, -1, -1))
+
+
+def _aims(voting: Voting, sample: str, sigma: float) -> list[Deployed]:
     classifier, adaptation = voting.classifier, voting.classifier.adaptation
 
     def unadapted(images: Tensor) -> Model:  # noqa: ARG001
@@ -103,7 +116,10 @@ def _each_vote(voting: Voting, adaptation: Adaptation, images: Tensor) -> Tensor
 
 
 def gives_gradient(deployed: Deployed, voting: Voting, image: Tensor) -> bool:
-    """Whether logits at an image (1, 3, size, size) depend on it in a way that can be differentiated."""
+    """Whether logits at an image (1, channels, size, size) depend on it in a way that can be differentiated."""
     nothing = torch.zeros(1 + copies_of(voting), *image.shape[1:])
-    with torch.enable_grad():
-        return bool(Smoothed(deployed(image), nothing)(image.detach().requires_grad_()).requires_grad)
+    try:
+        ascend(Smoothed(deployed(image), nothing), image, lambda logits: logits.amax(dim=1))
+    except InputError:
+        return False
+    return True
