@@ -25,6 +25,15 @@ def write(path: Path, *records: dict[str, object], identity: dict[str, object] |
             writer.append(record)
 
 
+def test_self_checks_survive_a_resume(tmp_path: Path) -> None:
+    with RunWriter(tmp_path / "run", {"a": 1}, {"seed": 0, "seconds": 0.0}) as writer:
+        writer.save(checks=[{"check": "it grows"}])
+    with RunWriter(tmp_path / "run", {"a": 1}, {"seed": 0, "seconds": 0.0}) as writer:
+        assert writer.info["checks"] == [{"check": "it grows"}]
+        writer.save(status="done")
+    assert read_run(tmp_path / "run").info["checks"] == [{"check": "it grows"}]
+
+
 def test_records_come_back_in_order_of_id(tmp_path: Path) -> None:
     write(tmp_path, line("b"), line("a"), {"sample_id": "c", "path": "c", "error": "broken"})
     run = read_run(tmp_path)

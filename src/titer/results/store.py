@@ -149,6 +149,8 @@ class RunWriter:
             if found:
                 raise InputError(f"{self.path} belongs to other settings: {'; '.join(found)}; choose another --out")
             self.info["seconds"] = earlier.get("seconds", 0.0)
+            if "checks" in earlier:  # made by an attack, and as dear as its records
+                self.info["checks"] = earlier["checks"]
         else:
             self.save()  # from here on the directory can be told to be this run
         whole = _whole_lines(self._lines)
