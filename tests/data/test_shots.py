@@ -168,6 +168,19 @@ def test_a_group_that_is_also_in_the_test_split_is_refused_unless_allowed() -> N
     assert len(chosen(source, None, allow=["overlap"])) == 12
 
 
+def test_the_split_that_is_judged_is_refused_where_there_is_another_one() -> None:
+    words = r"made: split 'test' is the one that evaluation takes; expected a fit on train or val; --allow overlap"
+    for labelled in (True, False):
+        with pytest.raises(InputError, match=words):
+            select(data([*BOTH.examples, *split("val")]), count=2, seed=0, split="test", labelled=labelled)
+    assert len(chosen(BOTH, 2, split="test", allow=["overlap"])) == 4
+
+
+def test_data_without_splits_are_all_test_and_may_be_learned_from() -> None:
+    """Whoever is judged on the same pictures is told so then, by their bytes."""
+    assert len(chosen(data(split("test")), 2, split="test")) == 4
+
+
 def test_only_the_images_that_were_taken_can_overlap() -> None:
     twin = replace(split("test")[0], path=split("train")[0].path)
     source = data([*split("train"), twin])

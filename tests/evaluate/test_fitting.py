@@ -116,6 +116,7 @@ def test_without_labels_a_fit_has_no_shots(encoder: Encoder, tmp_path: Path) -> 
         ({"shots": 0}, "shots: expected at least 1"),
         ({"seed": -1}, "seed: expected a whole number of at least 0, got -1"),
         ({"split": "trian"}, "there is no split 'trian'; expected one of test, train, all"),
+        ({"split": "test"}, "split 'test' is the one that evaluation takes; expected a fit on train; --allow overlap"),
         ({"allow": ["everything"]}, "unknown allowance 'everything'"),
         ({"data": "no/such/folder"}, "no/such/folder"),
     ],

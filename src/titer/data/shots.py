@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from titer.data.example import Data, Example
 from titer.data.load import load_all
-from titer.data.splits import of_split, shots, some
+from titer.data.splits import ALL, of_split, shots, some
 from titer.errors import InputError, PictureError, unknown
 
 Allowance = Literal["upstream", "overlap"]
@@ -48,18 +48,22 @@ def select(
         count: images of each class (of all together where labels are not needed), or None for all.
         seed: which shots.
         upstream: SHA-256 of pictures that the model was trained on.
-        allow: ``upstream`` takes those too; ``overlap`` accepts pictures and groups that are in the test split as well.
+        allow: ``upstream`` takes those too; ``overlap`` accepts pictures and groups that are in the test split as well, and
+            that split itself where there is another one.
         split: where to take them from.
         labelled: whether labels are needed.
 
     Raises:
-        InputError: if a class has too few images (named, with counts), or a picture or group is also in the test split.
+        InputError: if a class has too few images (named, with counts), a picture or group is also in the test split, or
+            that split is asked for where there is another one.
     """
     for word in allow:
         if word not in get_args(Allowance):
             raise unknown("allowance", word, get_args(Allowance))
     data = name if isinstance(name, Data) else load_all(name)
     candidates = of_split(data.examples, split)
+    if "overlap" not in allow and split == _JUDGED:
+        _without_another(data)
     digests = {} if not upstream else {example.id: _digest(data, example) for example in candidates}
     known = set() if "upstream" in allow else {key for key, digest in digests.items() if digest in upstream}
     fresh = [example for example in candidates if example.id not in known]
@@ -102,6 +106,16 @@ def _enough(data: Data, chosen: Sequence[Example], count: int | None, split: str
         )
         wanted = f"{count} shots" if count else "at least one image"
         raise InputError(f"{data.name}: expected {wanted} of each class in split {split!r}, but {listed}{seen}")
+
+
+def _without_another(data: Data) -> None:
+    """Refuse the split that evaluation takes, unless the data have no other one to learn from."""
+    others = sorted({example.split for example in data.examples} - {_JUDGED, ALL})
+    if others:
+        raise InputError(
+            f"{data.name}: split {_JUDGED!r} is the one that evaluation takes; expected a fit on {' or '.join(others)}; "
+            "--allow overlap accepts that"
+        )
 
 
 def _disjoint(data: Data, chosen: Sequence[Example], digests: set[str]) -> None:
