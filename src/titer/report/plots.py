@@ -13,8 +13,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from titer.report.ladders import Ladder
 from titer.report.tables import Line, radius_text, votes
-from titer.results.robustness import Stand, length_text
+from titer.results.robustness import length_text
 from titer.results.study import Arm
 from titer.results.summary import Cell, groups, largest_provable, radii, radii_shown
 from titer.statistics import curves
@@ -68,7 +69,7 @@ def curve_figure(parts: Sequence[Line]) -> str:
         for sigma, axes in zip(sigmas, panels, strict=True):
             own = [line for line in parts if line.cell.sigma_text == sigma]
             for line in own:
-                _draw_curve(axes, line, names.index(line.name))
+                _draw_curve(axes, line, names.index(line.name), line.name)
             _limit(axes, [line.cell for line in own])
             axes.set(title=f"sigma {sigma}", xlabel="L2 radius")
             _share_axis(axes)
@@ -152,19 +153,21 @@ def shots_figure(arms: Sequence[Arm], radius: float, order: Sequence[str]) -> st
         return _svg(figure, "shots")
 
 
-def robust_figure(parts: Sequence[Stand]) -> str:
-    """Accuracy against epsilon, that without attack at 0: a panel for each attack, a line for each prompt set."""
-    attacks = list(dict.fromkeys(stand.attack for stand in parts))
-    names = list(dict.fromkeys(stand.prompts for stand in parts))
+def robust_figure(parts: Sequence[Ladder]) -> str:
+    """Accuracy against epsilon, that without attack at 0: a panel for each attack, a line for each prompt set.
+
+    Args:
+        parts: of one norm.
+    """
+    attacks = list(dict.fromkeys(one.attack for one in parts))
+    names = list(dict.fromkeys(one.prompts for one in parts))
     with rc_context(_LOOK):
         figure, panels = _panels(len(attacks), 3.4)
         for attack, axes in zip(attacks, panels, strict=True):
-            for name in names:
-                own = [stand for stand in parts if (stand.attack, stand.prompts) == (attack, name)]
-                if own:
-                    at = [0.0, *(stand.epsilon for stand in own)]
-                    _estimates(axes, at, [own[0].clean, *(stand.robust for stand in own)], names.index(name), name)
-            budgets = sorted({stand.epsilon for stand in parts if stand.attack == attack})
+            own = [one for one in parts if one.attack == attack]
+            for one in own:
+                _estimates(axes, *_drawn(one), names.index(one.prompts), one.prompts)
+            budgets = sorted({stand.epsilon for one in own for stand in one.stands})
             axes.set(title=attack, xlabel=f"epsilon ({parts[0].norm})")
             axes.set_xticks([0, *budgets], ["0", *(length_text(budget, parts[0].norm) for budget in budgets)])
             axes.tick_params(axis="x", labelrotation=45)
@@ -174,33 +177,41 @@ def robust_figure(parts: Sequence[Stand]) -> str:
         return _svg(figure, "robust")
 
 
-def bounds_figure(certified: Sequence[Line], attacked: Sequence[Stand]) -> str:
-    """Certified accuracy and accuracy under attack against L2 distance: a panel for each sigma."""
-    sigmas = list(dict.fromkeys(line.cell.sigma_text for line in certified))
-    names = list(dict.fromkeys(line.name for line in certified))
+def bounds_figure(pairs: Sequence[tuple[Line, Ladder]]) -> str:
+    """Certified accuracy as lines and accuracy under attack as open marks against L2 distance: a panel for each sigma.
+
+    Args:
+        pairs: certificates, and the one ladder that is drawn beside them.
+    """
+    sigmas = list(dict.fromkeys(line.cell.sigma_text for line, _ in pairs))
+    names = list(dict.fromkeys(line.name for line, _ in pairs))
     with rc_context(_LOOK):
         figure, panels = _panels(len(sigmas), 3.4)
         for sigma, axes in zip(sigmas, panels, strict=True):
-            own = [line for line in certified if line.cell.sigma_text == sigma]
-            for line in own:
+            own = [pair for pair in pairs if pair[0].cell.sigma_text == sigma]
+            for line, ladder in own:
                 place = names.index(line.name)
-                _draw_curve(axes, line, place)
-                stands = [stand for stand in attacked if stand.prompts == line.cell.prompts]
-                at = [0.0, *(stand.epsilon for stand in stands)]
-                values = [stands[0].clean, *(stand.robust for stand in stands)]
-                _estimates(axes, at, values, place, f"{line.name}, under attack", joined=False)
+                _draw_curve(axes, line, place, f"{line.name}, certified")
+                _estimates(axes, *_drawn(ladder), place, f"{line.name}, under attack", joined=False)
             axes.set(title=f"sigma {sigma}", xlabel="L2 distance")
-            axes.set_xlim(0, 1.04 * max([largest_provable(own[0].cell), *(stand.epsilon for stand in attacked)]))
+            ends = (end for line, ladder in own for end in (largest_provable(line.cell), ladder.stands[-1].epsilon))
+            axes.set_xlim(0, 1.04 * max(ends))
             _share_axis(axes)
         panels[0].set_ylabel("accuracy")
-        _legend(figure, [label for name in names for label in (name, f"{name}, under attack")])
+        _legend(figure, [f"{name}, {of}" for name in names for of in ("certified", "under attack")])
         return _svg(figure, "bounds")
+
+
+def _drawn(ladder: Ladder) -> tuple[list[float], list[Interval]]:
+    """Budgets and accuracies, from that without attack on."""
+    first = ladder.stands[0]
+    return [0.0, *(stand.epsilon for stand in ladder.stands)], [first.clean, *(stand.robust for stand in ladder.stands)]
 
 
 def _estimates(
     axes: Axes, at: Sequence[float], values: Sequence[Interval], place: int, name: str, *, joined: bool = True
 ) -> None:
-    """Estimates with their intervals as bars."""
+    """Estimates with their intervals as bars; where they are not joined, in open marks that no line has."""
     middle = np.array([value.estimate for value in values])
     ends = np.abs([middle - [value.low for value in values], [value.high for value in values] - middle])
     axes.errorbar(
@@ -209,8 +220,9 @@ def _estimates(
         yerr=ends,
         color=LINES[place % len(LINES)],
         linestyle=stroke(place) if joined else "none",
-        marker=_MARKS[place % len(_MARKS)],
-        markersize=4.5,
+        marker=_MARKS[place % len(_MARKS)] if joined else "D",
+        markerfacecolor=None if joined else "none",
+        markersize=4.5 if joined else 6,
         linewidth=1.6,
         elinewidth=1.0,
         clip_on=False,
@@ -315,7 +327,7 @@ def _panels(count: int, height: float) -> tuple[Figure, list[Axes]]:
     return figure, panels[:count]
 
 
-def _draw_curve(axes: Axes, line: Line, place: int) -> None:
+def _draw_curve(axes: Axes, line: Line, place: int, name: str) -> None:
     at = radii_drawn(line.cell)
     drawn = curves.curve(line.cell.good, radii(line.cell.counted), at, groups(line.cell.counted))
     middle, low, high = (
@@ -334,7 +346,7 @@ def _draw_curve(axes: Axes, line: Line, place: int) -> None:
         clip_on=False,
         marker=_MARKS[place % len(_MARKS)] if decided else None,
         markersize=5,
-        label=line.name,
+        label=name,
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from titer.errors import InputError
 from titer.results.foreign import rounded_down
+from titer.results.robustness import length_text
 from titer.results.store import Record, Run
 from titer.results.summary import Cell, cells, groups, radii, radii_shown, run_certifies, share_at
 from titer.statistics import curves
@@ -296,7 +297,7 @@ def settings_table(run: Run) -> Table:
         "split": data.get("split"),
         "limit": data.get("limit") or "none",
         "images": f"{samples.get('done')} done, {samples.get('failed')} failed, {samples.get('expected')} expected",
-        **info.get("settings", {}),
+        **_attack_settings(info.get("settings", {})),
         "seed": info.get("seed"),
         "device": info.get("device"),
         "dtype": info.get("dtype"),
@@ -307,6 +308,18 @@ def settings_table(run: Run) -> Table:
     }
     rows = tuple((name, _plain(value)) for name, value in facts.items() if value not in (None, "", []))
     return Table(f"Settings of {run.path.name}", "Everything that changes a number.", ("setting", "value"), rows)
+
+
+def _attack_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run; of an attack epsilon as it is usually said, and a line for each member that an ensemble ran."""
+    told = {name: value for name, value in settings.items() if name != "ran"}
+    if "norm" in settings and isinstance(settings.get("eps"), list):
+        told["eps"] = [length_text(length, settings["norm"]) for length in settings["eps"]]
+    members = {
+        f"member {member['name']}": ", ".join(f"{name} {_plain(value)}" for name, value in member["settings"].items())
+        for member in settings.get("ran", ())
+    }
+    return {**told, **members}
 
 
 def _class_texts(info: Mapping[str, Any]) -> dict[str, str]:
