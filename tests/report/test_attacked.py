@@ -1,5 +1,6 @@
 """The page of attacks: numbers from the records, doubts where they must be read, certificates beside."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,9 +119,9 @@ def test_both_accuracies_are_of_exactly_the_same_images(tmp_path: Path) -> None:
         change=lambda place, record: {**record, "prediction": record["label"] if place >= 12 else -1, "radius": 0.2},
     )
     part = section([attacked], lines([certificates]))
+    assert shares(part, "Side by side") == [["0 %", "92 %"]]
     (table,) = tables(part, "Side by side")
     assert [dict(zip(table.columns, row, strict=True))["images"] for row in table.rows] == ["12"]
-    assert shares(part, "Side by side") == [["0 %", "92 %"]]
     assert "on the 12 images that both have" in table.caption
     elsewhere = write_attack(tmp_path / "elsewhere", {0.1: 0}, norm="l2", images=range(60, 72))
     assert not tables(section([elsewhere], lines([certificates])), "Side by side")
@@ -198,9 +199,10 @@ def test_challenges_of_two_models_are_not_pooled(tmp_path: Path) -> None:
 
 
 def test_self_checks_are_explained_where_they_stand(tmp_path: Path) -> None:
-    (part,) = (
-        one for one in section([write_attack(tmp_path / "pgd", {GREY: 3}, checks="failed")]).parts if not one.figures
-    )
+    run = write_attack(tmp_path / "pgd", {GREY: 3}, checks="failed")
+    skipped = {"prompts": "zero-shot", "check": "it transfers", "verdict": "skipped", "detail": "no other model"}
+    with_skipped = replace(run, info={**run.info, "checks": [*run.info["checks"], skipped]})
+    (part,) = (one for one in section([with_skipped]).parts if not one.figures)
     assert "more steps, more restarts and a larger epsilon break no fewer images" in part.text
     assert "1 of 1 came out the other way" in part.text
 

@@ -359,11 +359,12 @@ def _checks(run: Run) -> Part:
         (check["prompts"], check["check"], check["verdict"], check["detail"]) for check in run.info.get("checks", ())
     )
     failed = [row for row in rows if row[2] == "failed"]
+    made = [row for row in rows if row[2] != "skipped"]
     return Part(
         title=f"Self-checks of {run.path.name}",
         text="After the attack, on a few images, things were tried that must come out one way if the attack was as strong as it "
         "seems: more steps, more restarts and a larger epsilon break no fewer images, noise and random search no more. "
-        f"{len(failed)} of {len(rows)} came out the other way. A check that passes proves nothing; one that fails says that the "
+        f"{len(failed)} of {len(made)} came out the other way. A check that passes proves nothing; one that fails says that the "
         "numbers of its prompt set are not to be trusted: gradients may be hidden, or the attack too weak.",
         folded=(
             Table(
