@@ -114,18 +114,28 @@ def _upstream(file: Path) -> frozenset[str]:
     return frozenset(digest or f"{name}:{key}" for name, seen in sets.items() for key, digest in seen.items())
 
 
+def _stack(transformer: Any) -> tuple[nn.Module, nn.ModuleList]:
+    """Embeddings and layers."""
+    return transformer.embeddings, transformer.encoder.layers
+
+
 class ImageTower(nn.Module):
     """Normalised images to features, with its transformer within reach.
 
     Args:
         vision: images (batch, 3, size, size) -> pooled output (batch, width).
         projection: to the space that images and texts share; SigLIP has none.
+
+    ``injections`` has a place in front of each layer, the first behind the embeddings; ``width`` is that of a token.
     """
 
-    def __init__(self, vision: nn.Module, projection: nn.Module) -> None:
+    def __init__(self, vision: Any, projection: nn.Module) -> None:
         super().__init__()
-        self.vision = vision
+        self.vision: nn.Module = vision
         self.projection = projection
+        embeddings, layers = _stack(vision)
+        self.width: int = vision.config.hidden_size
+        self.injections = tuple(map(Injection, (embeddings, *layers[:-1])))
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (batch, dim)."""
@@ -150,6 +160,7 @@ class TextTower:
         self.embedding: nn.Embedding = model.text_model.embeddings.token_embedding
         self.width = self.embedding.embedding_dim
         self.injection = Injection(self.embedding)
+        self.deeper = tuple(map(Injection, _stack(model.text_model)[1][:-1]))
         self.start = self._place_of_first_token(tokenizer)
         self.unknown = _unknown_word(tokenizer)
         self._model = model

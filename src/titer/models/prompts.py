@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titer.errors import InputError
+from titer.errors import InputError, unknown
 from titer.models.encoder import Encoder
 from titer.models.injection import Injection
+
+Position = Literal["end", "middle", "front"]
+"""Where the class's text stands among the learned tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,28 +88,38 @@ class Sentences:
     Args:
         tower: the text tower.
         ids: token ids of each sentence.
-        tokens: how many places the context takes, from ``tower.start`` on.
+        tokens: how many places the context takes.
+        places: of the context in each sentence; from ``tower.start`` on where None.
     """
 
     tower: TokenTower
     ids: tuple[tuple[int, ...], ...]
     tokens: int
+    places: tuple[tuple[int, ...], ...] | None = None
 
-    def features(self, context: Tensor) -> Tensor:
-        """Unit features (classes, dim) in float32, differentiable in the context.
+    def features(self, context: Tensor, deeper: Sequence[Tensor] = ()) -> Tensor:
+        """Unit features (classes, dim) in float32, differentiable in the context and what is deeper.
 
         Args:
             context: (tokens, width) or (classes, tokens, width).
+            deeper: tokens (tokens, width) that take the context's places anew in front of the second layer, the third...
 
         Raises:
-            InputError: for a context of another shape, which would be written over other places than its own.
+            InputError: for a context of another shape, which would be written over other places than its own, or for
+                more layers of tokens than the tower has.
         """
         shared = (self.tokens, self.tower.width)
         if tuple(context.shape) not in (shared, (len(self.ids), *shared)):
             raise InputError(
                 f"context: expected shape {shared} or {(len(self.ids), *shared)}, got {tuple(context.shape)}"
             )
-        with self.tower.injection.of(context, self.tower.start):
+        start = self.tower.start if self.places is None else torch.tensor(self.places)
+        injections = (self.tower.injection, *deeper_of(self.tower))
+        if len(deeper) >= len(injections):
+            raise InputError(f"depth: the text tower has places in front of {len(injections)} layers")
+        with ExitStack() as stack:
+            for injection, tokens in zip(injections, (context, *deeper), strict=False):
+                stack.enter_context(injection.of(tokens, start))
             return F.normalize(self.tower.features(self.ids).float(), dim=-1)
 
     def embeddings(self) -> Tensor:
@@ -115,7 +129,14 @@ class Sentences:
         return self.tower.embedding.weight[rows].detach().float()
 
 
-def sentences(encoder: Encoder, texts: Sequence[str], tokens: int, words: str = "") -> Sentences:
+def deeper_of(tower: TokenTower) -> tuple[Injection, ...]:
+    """Places in front of each layer but the first; none where a tower hides its layers."""
+    return tuple(getattr(tower, "deeper", ()))
+
+
+def sentences(
+    encoder: Encoder, texts: Sequence[str], tokens: int, words: str = "", position: Position = "end"
+) -> Sentences:
     """Sentences with places for so many learned tokens.
 
     Args:
@@ -123,29 +144,55 @@ def sentences(encoder: Encoder, texts: Sequence[str], tokens: int, words: str = 
         texts: one for each class.
         tokens: learned tokens.
         words: see ``Prompts``; a word may be several tokens, and exactly ``tokens`` of them are taken.
+        position: of the class's text: behind the tokens (``end``), before them (``front``), or behind the first half of
+            them (``middle``); only where there are no words.
 
     Raises:
         InputError: if the encoder hides its tokens, the words have fewer tokens, or a sentence gets too long.
     """
     tower = token_tower(encoder)
+    if position not in get_args(Position):
+        raise unknown("position", position, get_args(Position))
+    if words and position != "end":
+        raise InputError(f"position: {position!r} needs tokens with places of their own; expected end, or no words")
     if words:
         own = tower.ids(words)[tower.start :][: count_tokens(encoder, words)]
         if len(own) < tokens:
             raise InputError(f"context: {words!r} has {len(own)} tokens, {tokens} are asked for")
-        ids = [tower.ids(f"{words} {text}") for text in texts]
+        ids, places = [tower.ids(f"{words} {text}") for text in texts], None
         for text, sentence in zip(texts, ids, strict=True):
             if sentence[tower.start : tower.start + tokens] != own[:tokens]:
                 raise InputError(f"context: this tokenizer joins {words!r} with {text!r}; use other words")
     else:
         filler = [tower.ids("x")[tower.start]] * tokens  # what stands there is written over
-        ids = [[*whole[: tower.start], *filler, *whole[tower.start :]] for whole in map(tower.ids, texts)]
+        ids, places = _with_places(tower, texts, filler, position)
     longest = max(ids, key=len)
     if len(longest) > tower.length:
         raise InputError(
             f"context: {tokens} learned tokens and the longest class text make {len(longest)} tokens, "
             f"the text tower takes {tower.length}"
         )
-    return Sentences(tower, tuple(tuple(sentence) for sentence in ids), tokens)
+    return Sentences(tower, tuple(tuple(sentence) for sentence in ids), tokens, places)
+
+
+def _with_places(
+    tower: TokenTower, texts: Sequence[str], filler: list[int], position: Position
+) -> tuple[list[list[int]], tuple[tuple[int, ...], ...] | None]:
+    """Ids of each text with a filler around it, and where the filler stands, unless it comes first."""
+    wholes, ends = [tower.ids(text) for text in texts], len(tower.ids("")) - tower.start
+    if position == "end":
+        return [[*whole[: tower.start], *filler, *whole[tower.start :]] for whole in wholes], None
+    before = len(filler) // 2 if position == "middle" else 0
+    ids, places = [], []
+    for whole in wholes:
+        first, last = tower.start, len(whole) - ends
+        ids.append([*whole[:first], *filler[:before], *whole[first:last], *filler[before:], *whole[last:]])
+        places.append(
+            tuple(
+                place if place < first + before else place + last - first for place in range(first, first + len(filler))
+            )
+        )
+    return ids, tuple(places)
 
 
 def count_tokens(encoder: Encoder, words: str) -> int:

@@ -1,13 +1,16 @@
-"""Image towers whose modules a method can reach."""
+"""Image towers whose modules a method can reach, and towers with learned tokens in them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from titer.errors import InputError
-from titer.models.encoder import Encoder
+from titer.models.encoder import Encoder, ImageTower
+from titer.models.injection import Injection
 
 
 @runtime_checkable
@@ -34,3 +37,52 @@ def vision_tower(encoder: Encoder) -> VisionTower:
             "expected titer:tiny, or a CLIP or SigLIP model in Hugging Face layout"
         )
     return tower
+
+
+@runtime_checkable
+class LayeredTower(Protocol):
+    """An image tower with a place for learned tokens in front of each layer."""
+
+    injections: tuple[Injection, ...]
+    """The first writes behind the embeddings, the others into the output of the layer before."""
+    width: int
+    """Entries of a token."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features (batch, dim) of normalised images (batch, 3, size, size)."""
+
+
+def layered_tower(encoder: Encoder) -> LayeredTower:
+    """The encoder's image tower, if tokens can be put into its layers.
+
+    Raises:
+        InputError: if it takes images only.
+    """
+    tower = encoder.image_tower
+    if not isinstance(tower, LayeredTower):
+        raise InputError(
+            f"{encoder.name}: its image encoder hides its layers, so no tokens can be learned there; "
+            "expected titer:tiny, or a CLIP or SigLIP model in Hugging Face layout"
+        )
+    return tower
+
+
+def prompted(tower: ImageTower, tokens: Sequence[Tensor], frame: Tensor | None = None) -> ImageTower:
+    """The tower with learned tokens beside the patches (VPT: Jia et al., ECCV 2022, arXiv 2203.12119).
+
+    Args:
+        tower: a ``LayeredTower`` where there are tokens.
+        tokens: (tokens, width) for each of the first layers; those of a layer take the place of what the layer before
+            made of its own, as in MaPLe. They stand behind the patches and have no position.
+        frame: (3, size, size), added to the normalised images.
+    """
+
+    def with_tokens(images: Tensor) -> Tensor:
+        shown = images if frame is None else images + frame.to(images)
+        with ExitStack() as stack:
+            for layer, rows in enumerate(tokens):
+                injection = tower.injections[layer]  # type: ignore[attr-defined]
+                stack.enter_context(injection.of(rows, -len(rows)) if layer else injection.behind(rows))
+            return tower(shown)
+
+    return with_tokens
