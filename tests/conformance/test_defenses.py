@@ -35,6 +35,11 @@ QUICK: dict[str, Any] = {
 """Small values for settings that make a fit or an adaptation long, or a text too long; a method takes those it has."""
 
 WAYS: dict[str, list[dict[str, Any]]] = {
+    "advtp": [{"text": 2, "depth": 2}],
+    "apt": [
+        {"text": 2, "depth": 1, "class_specific": True, "prompting": "constant"},
+        {"text": 3, "depth": 1, "position": "middle", "prompting": "perturbed"},
+    ],
     "promptsmooth": [{"mode": mode} for mode in ("few-shot", "zero-shot", "combined", "offline", "bank")],
 }
 """Settings under which a method is another method; every other one is tried as it comes."""
@@ -45,7 +50,7 @@ SIGMA = 0.25
 
 def method_of(name: str, **settings: Any) -> Defense:
     fields = {field.name for field in dataclasses.fields(DEFENSES[name])}  # type: ignore[arg-type]
-    return DEFENSES.build(name, **{key: value for key, value in QUICK.items() if key in fields}, **settings)
+    return DEFENSES.build(name, **{key: value for key, value in QUICK.items() if key in fields} | settings)
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ def test_a_method_is_its_settings_and_explains_each(name: str) -> None:
     method = DEFENSES.build(name)
     assert dataclasses.is_dataclass(type(method))
     assert DEFENSES.build(name, **settings_of(method)) == method
-    heads = [line.split(":")[0] for line in (type(method).__doc__ or "").splitlines() if ":" in line]
+    lines = [line for kind in type(method).__mro__ for line in (kind.__doc__ or "").splitlines()]
+    heads = [line.split(":")[0] for line in lines if ":" in line]
     explained = {word.strip() for head in heads for word in head.split(",")}
     assert set(settings_of(method)) <= explained
 

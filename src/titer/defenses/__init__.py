@@ -1,12 +1,17 @@
 """Light-weight methods that harden a frozen model: each is fitted, and makes a classifier of what it has learned."""
 
+from titer.defenses.apt import AdvTp, AdvVp, Apt
+from titer.defenses.capt import Capt, CaptSmooth
 from titer.defenses.coop import Coop
 from titer.defenses.defense import Defense
 from titer.defenses.denoise import Denoise
+from titer.defenses.fap import Fap
 from titer.defenses.heads import LinearProbe, Residual
 from titer.defenses.lora import Lora
+from titer.defenses.maple import AdvMaple, AdvVlp, Ivlp, Maple
 from titer.defenses.promptsmooth import PromptSmooth
 from titer.defenses.task import Fitted, Task
+from titer.defenses.tecoa import Fare, PmgAft, Tecoa
 from titer.defenses.test_time import Tpt
 from titer.registry import Registry
 
@@ -14,26 +19,52 @@ DEFENSES: Registry[Defense] = Registry(
     "defense",
     "titer.defenses",
     {
+        "advmaple": AdvMaple,
+        "advtp": AdvTp,
+        "advvlp": AdvVlp,
+        "advvp": AdvVp,
+        "apt": Apt,
+        "capt": Capt,
+        "capt-smooth": CaptSmooth,
         "coop": Coop,
         "denoise": Denoise,
+        "fap": Fap,
+        "fare": Fare,
+        "ivlp": Ivlp,
         "linear-probe": LinearProbe,
         "lora": Lora,
+        "maple": Maple,
+        "pmg-aft": PmgAft,
         "promptsmooth": PromptSmooth,
         "residual": Residual,
+        "tecoa": Tecoa,
         "tpt": Tpt,
     },
 )
 
 __all__ = [
     "DEFENSES",
+    "AdvMaple",
+    "AdvTp",
+    "AdvVlp",
+    "AdvVp",
+    "Apt",
+    "Capt",
+    "CaptSmooth",
     "Coop",
     "Defense",
     "Denoise",
+    "Fap",
+    "Fare",
     "Fitted",
+    "Ivlp",
     "LinearProbe",
     "Lora",
+    "Maple",
+    "PmgAft",
     "PromptSmooth",
     "Residual",
     "Task",
+    "Tecoa",
     "Tpt",
 ]

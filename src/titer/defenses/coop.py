@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from titer.defenses.checkpoints import read_checkpoint
-from titer.defenses.fit import OptimiserName, minimise
+from titer.defenses.fit import OptimiserName, minimise, parts
 from titer.defenses.objectives import cross_entropy
 from titer.defenses.task import Fitted, Task, Weights
 from titer.errors import InputError, unknown
@@ -224,8 +224,8 @@ def descend_context(
 
     def losses(epoch: int) -> list[Callable[[], Tensor]]:
         copies = copies_of(epoch, recipe.copies, store.draws, chance)
-        parts = _parts(chance.permutation(len(task.ids)), recipe.batch)
-        return [lambda part=part: objective(part, copies, logits_of(part, copies)) for part in parts]  # type: ignore[misc]
+        batches = parts(chance.permutation(len(task.ids)), recipe.batch)
+        return [lambda part=part: objective(part, copies, logits_of(part, copies)) for part in batches]  # type: ignore[misc]
 
     def logits_of(part: Places, copies: Places) -> Tensor:
         return scale * store.rows(part, copies) @ places.features(context).cpu().T
@@ -235,13 +235,6 @@ def descend_context(
         predictions = logits_of(np.arange(len(task.ids)), np.arange(min(store.draws, BLOCK))).argmax(dim=-1).flatten()
     notes: dict[str, object] = {"objective": name, "template": recipe.template}
     return Fitted({"context": context.detach()}, history, predictions, notes)
-
-
-def _parts(order: Places, batch: int | None) -> list[Places]:
-    """Whole batches of places in this order; one of all, sorted, where there is no more than that."""
-    if batch is None or len(order) <= batch:
-        return [np.sort(order)]
-    return [order[first : first + batch] for first in range(0, len(order) - batch + 1, batch)]
 
 
 def copies_of(epoch: int, count: int, draws: int, chance: np.random.Generator) -> Places:

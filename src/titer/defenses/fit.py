@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from titer.defenses.task import Fitted
+from titer.features.store import Places
 from titer.progress import progress
 
-OptimiserName = Literal["sgd", "adam"]
+OptimiserName = Literal["sgd", "adam", "adamw"]
 Loss = Callable[[int], Sequence[Callable[[], Tensor]]]
 """Epoch -> the losses of its steps; each is called once, when its step comes."""
 
@@ -24,6 +26,7 @@ def minimise(
     learning_rate: float,
     optimiser: OptimiserName = "adam",
     warmup_rate: float | None = None,
+    weight_decay: float | None = None,
 ) -> tuple[float, ...]:
     """Gradient descent with a cosine schedule, in place.
 
@@ -32,18 +35,15 @@ def minimise(
         losses: see ``Loss``.
         epochs: passes over the data.
         learning_rate: at the start; it falls towards zero along half a cosine, stepped per epoch.
-        optimiser: ``sgd`` (momentum 0.9, weight decay 5e-4, as CoOp's) or ``adam``.
+        optimiser: ``sgd`` (momentum 0.9, weight decay 5e-4, as CoOp's), ``adam``, or ``adamw`` (weight decay 1e-4).
         warmup_rate: constant rate of one epoch before that. It counts among the epochs, and the cosine begins after it
             but is as long as without it, as in CoOp's code.
+        weight_decay: in the place of the optimiser's.
 
     Returns:
         Mean loss of each epoch.
     """
-    torch_optimiser = (
-        torch.optim.SGD(parameters, lr=learning_rate, momentum=0.9, weight_decay=5e-4)
-        if optimiser == "sgd"
-        else torch.optim.Adam(parameters, lr=learning_rate)
-    )
+    torch_optimiser = _optimiser(optimiser, parameters, learning_rate, weight_decay)
     history = []
     with progress("fitting", epochs) as advance:
         for epoch in range(epochs):
@@ -53,6 +53,24 @@ def minimise(
             history.append(_epoch(torch_optimiser, losses(epoch)))
             advance()
     return tuple(history)
+
+
+def _optimiser(
+    name: OptimiserName, parameters: Sequence[Tensor], rate: float, weight_decay: float | None
+) -> torch.optim.Optimizer:
+    if name == "sgd":
+        decay = 5e-4 if weight_decay is None else weight_decay
+        return torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4 if weight_decay is None else weight_decay)
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=weight_decay or 0.0)
+
+
+def parts(order: Places, batch: int | None) -> list[Places]:
+    """Whole batches of places in this order; one of all, sorted, where there is no more than that."""
+    if batch is None or len(order) <= batch:
+        return [np.sort(order)]
+    return [order[first : first + batch] for first in range(0, len(order) - batch + 1, batch)]
 
 
 def _epoch(optimiser: torch.optim.Optimizer, losses: Sequence[Callable[[], Tensor]]) -> float:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from titer.defenses.fit import minimise
 from titer.defenses.objectives import cross_entropy
-from titer.defenses.task import Fitted, Task, Weights
+from titer.defenses.task import KEPT, Fitted, Task, Weights
 from titer.errors import InputError, unknown
 from titer.features.stream import noisy_images
 from titer.models.classifier import Classifier, Named, zero_shot
@@ -34,7 +34,6 @@ from titer.noise import BLOCK, NoiseStream
 Images = Literal["noisy", "clean"]
 
 _STEPS = 10  # in an epoch; each on one block of copies
-_KEPT = 512  # images kept in memory: 310 MB at 224 pixels
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def noisy_copies(task: Task, sigmas: Sequence[float]) -> Callable[[int], tuple[T
 
     The images take turns, in a new order each time, and so do an image's sigmas. No draw is used twice.
     """
-    image, stream, count = lru_cache(_KEPT)(task.image), NoiseStream(task.seed, "fit"), len(task.ids)
+    image, stream, count = lru_cache(KEPT)(task.image), NoiseStream(task.seed, "fit"), len(task.ids)
 
     def block(step: int) -> tuple[Tensor, Tensor]:
         turns = np.arange(step * BLOCK, (step + 1) * BLOCK) // count

@@ -170,20 +170,28 @@ def zero_shot(encoder: Encoder, classes: Sequence[Named], template: str = "{}", 
     Raises:
         InputError: if a template does not hold ``{}`` exactly once.
     """
-    texts = [
-        [one.replace("{}", text) for one in split_templates(template) for text in named.texts] for named in classes
-    ]
-    means = torch.stack([encoder.encode_text(group).mean(dim=0) for group in texts])
-    class_features = F.normalize(means, dim=-1)
+    texts = _shown(classes, template)
     return Classifier(
         name=name,
         encoder=encoder,
-        head=cosine_head(class_features, encoder.logit_scale),
+        head=cosine_head(class_features(encoder, classes, template), encoder.logit_scale),
         classes=tuple(named.label for named in classes),
         fingerprint=fingerprint_of(
             {}, "zero-shot", [(named.label, group) for named, group in zip(classes, texts, strict=True)]
         ),
     )
+
+
+def class_features(encoder: Encoder, classes: Sequence[Named], template: str = "{}") -> Tensor:
+    """Unit features (classes, dim) of the classes' texts, as ``zero_shot`` uses them; without gradient."""
+    with torch.no_grad():
+        means = torch.stack([encoder.encode_text(group).mean(dim=0) for group in _shown(classes, template)])
+        return F.normalize(means, dim=-1)
+
+
+def _shown(classes: Sequence[Named], template: str) -> list[list[str]]:
+    """All texts of each class."""
+    return [[one.replace("{}", text) for one in split_templates(template) for text in named.texts] for named in classes]
 
 
 def split_templates(template: str) -> list[str]:

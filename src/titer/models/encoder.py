@@ -58,9 +58,12 @@ class Encoder:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Unit features (batch, dim) in float32 of images (batch, 3, size, size) in [0, 1]; differentiable."""
+        return F.normalize(self.image_features(images), dim=-1)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """The same before they are made unit."""
         shown = images.to(self.device) if self.front is None else self.front(images.to(self.device))
-        normal = self.preprocess.normalise(shown).to(self.dtype)
-        return F.normalize(self.image_tower(normal).float(), dim=-1)
+        return self.image_tower(self.preprocess.normalise(shown).to(self.dtype)).float()
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit features (texts, dim) in float32."""

@@ -1,0 +1,96 @@
+"""CAPT-R, a reconstruction of CAPT (Yang et al., 2024, arXiv 2405.11154), and CAPT-Smooth, the project's own.
+
+Public of CAPT are its abstract and three formulas at second hand: cross-entropy, and a consistency of attacked answers
+with the tuned model's clean ones and with the frozen model's, balanced by an adaptive weight. Everything else here is a
+named choice: how the weight adapts, the divergence's direction, the layout and the training attack. No figure of the
+paper is known to us.
+
+capt-smooth adds that noisy copies agree with the clean image, so that one prompt set can be attacked and certified.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from titer.defenses import objectives
+from titer.defenses.fap import Consistent
+from titer.defenses.objectives import AlphaRule, CrossEntropyOn, Direction, cross_entropy, kl
+from titer.defenses.task import MIXED
+from titer.defenses.tuning import Step
+from titer.errors import InputError, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capt(Consistent):
+    """Attacked answers agree with the tuned model's clean ones and with the frozen model's.
+
+    Args:
+        teacher: how much the frozen model counts for an image: ``const``, ``teacher-conf``, ``teacher-correct``,
+            ``entropy`` or ``gap``.
+        share: of the frozen model where that is constant.
+        direction: KL ``from-target`` to the attacked answer, or ``from-attacked`` to the target.
+        supervision: cross-entropy on ``clean`` images, attacked ones (``adv``), or ``both``.
+        detach: whether the clean answer is a fixed target.
+    """
+
+    steps: int = 3
+    step: float = 2 / 3
+    teacher: AlphaRule = "teacher-conf"
+    share: float = 0.5
+    direction: Direction = "from-target"
+    supervision: CrossEntropyOn = "clean"
+    detach: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, kind in (("teacher", AlphaRule), ("direction", Direction), ("supervision", CrossEntropyOn)):
+            if getattr(self, name) not in get_args(kind):
+                raise unknown(name, str(getattr(self, name)), get_args(kind))
+        if not 0 <= self.share <= 1:
+            raise InputError(f"share: expected 0 to 1, got {self.share:g}")
+
+    def objective(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Both terms."""
+        if self.weight == 0 and self.supervision == "clean":
+            return cross_entropy(step.clean, step.labels), torch.zeros(())
+        trust = objectives.alpha(self.teacher, self.share, step.clean, step.attacked, step.frozen, step.labels)
+        term = objectives.capt(step.clean, step.attacked, step.frozen, trust, self.direction, detach=self.detach)
+        shown = {"clean": [step.clean], "adv": [step.attacked], "both": [step.clean, step.attacked]}[self.supervision]
+        return torch.stack([cross_entropy(logits, step.labels) for logits in shown]).mean(), term
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptSmooth(Capt):
+    """CAPT-R whose answers also agree under Gaussian noise, for attacks and certificates at once.
+
+    Args:
+        sigmas: standard deviations of the noise in training, in [0, 1] pixel units.
+        smooth: weight of the noisy term beside the attacked one.
+    """
+
+    sigmas: tuple[float, ...] = MIXED
+    smooth: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sigmas or min(self.sigmas) < 0:
+            raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(self.sigmas)}")
+        if self.smooth < 0:
+            raise InputError(f"smooth: expected at least 0, got {self.smooth:g}")
+
+    @property
+    def noise(self) -> tuple[float, ...]:  # type: ignore[override]
+        """Standard deviations of the noise in training."""
+        return self.sigmas
+
+    def objective(self, step: Step) -> tuple[Tensor, Tensor]:
+        """CAPT-R's terms, cross-entropy of a noisy copy, and its divergence from the clean answer."""
+        fitting, term = super().objective(step)
+        noisy = step.noisy(self.sigmas)
+        return fitting + self.smooth * cross_entropy(noisy, step.labels), term + self.smooth * kl(
+            step.clean, noisy
+        ).mean()

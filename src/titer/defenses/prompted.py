@@ -1,0 +1,196 @@
+"""What all methods have in common that learn tokens, or a whole image encoder, from attacked images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from titer.defenses.fit import OptimiserName
+from titer.defenses.learners import Coupling, Layout, Learner, Tokens, Tower
+from titer.defenses.task import Fitted, Task, Weights
+from titer.defenses.tuning import CollapseError, Inner, InnerLoss, Prompting, Schedule, Step, tune
+from titer.errors import InputError
+from titer.models.classifier import Classifier, Named, cosine_head, zero_shot
+from titer.models.encoder import Encoder
+from titer.models.prompts import Position
+from titer.models.weights import fingerprint_of
+
+_GENTLER = 0.25  # of the consistency's weight, when a fit collapsed and is begun again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacked:
+    """Settings of every fit on attacked images. Defaults are those of FAP and its relatives (NeurIPS 2024, arXiv 2403.14774).
+
+    Args:
+        template: around a class's text.
+        eps: linf budget of the attack in training, in [0, 1] pixel units; 0 for none.
+        steps: gradient steps of that attack.
+        step: length of one, as a share of eps.
+        inner: what it raises: ``cross-entropy``, ``kl`` from the clean answer, or ``distance`` from the frozen features.
+        epochs, batch, learning_rate, optimiser, warmup_rate, weight_decay: of the fit; a batch is images in a step.
+    """
+
+    template: str = "{}"
+    eps: float = 1 / 255
+    steps: int = 2
+    step: float = 1.0
+    inner: InnerLoss = "cross-entropy"
+    epochs: int = 10
+    batch: int | None = 4
+    learning_rate: float = 0.0035
+    optimiser: OptimiserName = "sgd"
+    warmup_rate: float | None = 1e-5
+    weight_decay: float | None = None
+
+    needs_labels: ClassVar[bool] = True
+    noise: ClassVar[tuple[float, ...]] = ()
+
+    def __post_init__(self) -> None:
+        self.attack()
+        self.schedule()
+
+    def attack(self) -> Inner:
+        """The attack of a training step."""
+        return Inner(self.eps, self.steps, self.step, self.inner)
+
+    def schedule(self) -> Schedule:
+        """Epochs, batches and rates."""
+        return Schedule(
+            self.epochs, self.batch, self.learning_rate, self.optimiser, self.warmup_rate, self.weight_decay
+        )
+
+    def objective(self, step: Step) -> tuple[Tensor, Tensor | None]:
+        """What a step minimises: a term that fits the labels, and a consistency term where there is one."""
+        raise NotImplementedError
+
+    def learned(self, task: Task, learner: Learner) -> Fitted:
+        """Tune a learner; where its consistency term finds the trivial solution, once more with a smaller weight."""
+        start = {name: weight.clone() for name, weight in learner.weights.items()}
+        weight, ramp, collapsed = getattr(self, "weight", 1.0), getattr(self, "ramp", 0.0), False
+        run = partial(tune, task, learner, self.objective, self.attack(), self.schedule())
+        try:
+            history = run(weight, ramp)
+        except CollapseError:
+            collapsed, weight = True, _GENTLER * weight
+            learner.weights = start
+            try:
+                history = run(weight, ramp)
+            except CollapseError as error:
+                raise InputError(
+                    f"the fit collapsed twice: every image gets the same answer, also at weight {weight:g}; "
+                    "expected a smaller weight, a longer ramp or more images"
+                ) from error
+        weights = {name: tensor.detach() for name, tensor in learner.weights.items()}
+        notes: dict[str, object] = {"trainable": sum(tensor.numel() for tensor in weights.values())}
+        notes |= {"restarted": f"collapsed at first; begun again with weight {weight:g}"} if collapsed else {}
+        return Fitted({name: tensor.cpu() for name, tensor in weights.items()}, history, None, notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTuning(Attacked):
+    """Settings of every fit that learns tokens.
+
+    Args:
+        text: learned tokens in front of the class's text; 0 for none.
+        image: learned tokens beside the patches; 0 for none.
+        depth: layers of each tower that get tokens of their own; 9, or as many as the shallower tower has, unless given.
+        coupling: ``independent``; ``text-to-image``: an image token is a linear map of its layer's text token (MaPLe); or
+            ``image-to-text``: so in the first layer, and the other way round in deeper ones (FAP's code).
+        shared_map: one linear map for all deeper layers.
+        frame: width of a learned frame of pixels, as a share of the input's side.
+        words: words in front of the class's text that the text tokens take the place of and start from.
+        class_specific: text tokens of its own for each class.
+        position: where the class's text stands: behind the tokens (``end``), between (``middle``) or before (``front``).
+        prompting: whose text features are attacked in training: ``on-the-fly``, ``constant`` or ``perturbed``.
+        ascent: learning rate of the text tokens in the ``perturbed`` attack.
+    """
+
+    text: int = 2
+    image: int = 2
+    depth: int | None = None
+    coupling: Coupling = "independent"
+    shared_map: bool = False
+    frame: float = 0.0
+    words: str = ""
+    class_specific: bool = False
+    position: Position = "end"
+    prompting: Prompting = "on-the-fly"
+    ascent: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.layout()
+        if self.prompting == "perturbed" and not self.text:
+            raise InputError("prompting: perturbed moves text tokens; expected some, got text=0")
+
+    @property
+    def class_bound(self) -> bool:
+        """Tokens of single classes belong to them."""
+        return self.class_specific
+
+    def layout(self) -> Layout:
+        """Where the tokens stand."""
+        return Layout(
+            self.text, self.image, self.depth, self.coupling, self.shared_map, self.frame, self.words,
+            self.class_specific, self.position,
+        )  # fmt: skip
+
+    def attack(self) -> Inner:
+        """The attack of a training step."""
+        return replace(super().attack(), prompting=self.prompting, ascent=self.ascent)
+
+    def fit(self, task: Task) -> Fitted:
+        """Learn the tokens."""
+        layout = self.layout()
+        start = layout.start(task.encoder, task.classes, self.template, task.seed)
+        start = {name: tensor.to(task.encoder.device) for name, tensor in start.items()}
+        fitted = self.learned(task, Tokens(layout, task.encoder, task.classes, self.template, start))
+        return _with_answers(fitted, task, self.classifier(task.encoder, task.classes, fitted.weights, "fitted"))
+
+    def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:
+        """The class whose prompted text is nearest to the features of the prompted image tower."""
+        layout = self.layout()
+        layout.check(weights, encoder, len(classes))
+        weights = {key: tensor.to(encoder.device) for key, tensor in weights.items()}
+        learner = Tokens(layout, encoder, classes, self.template, weights)
+        with torch.no_grad():
+            words, shown = learner.class_features(weights), learner.encoder_of(weights)
+        return Classifier(
+            name=name,
+            encoder=shown,
+            head=cosine_head(words, encoder.logit_scale),
+            classes=tuple(named.label for named in classes),
+            fingerprint=fingerprint_of({"class features": words}, "tokens", [named.label for named in classes]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerTuning(Attacked):
+    """Settings of every fit that changes the whole image encoder."""
+
+    class_bound: ClassVar[bool] = False
+
+    def fit(self, task: Task) -> Fitted:
+        """Learn the image encoder's weights."""
+        learner = Tower(task.encoder, task.classes, self.template, Tower.start(task.encoder))
+        fitted = self.learned(task, learner)
+        return _with_answers(fitted, task, self.classifier(task.encoder, task.classes, fitted.weights, "fitted"))
+
+    def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:
+        """The class whose text is nearest to the features of the tuned tower."""
+        return zero_shot(
+            Tower(encoder, classes, self.template, weights).encoder_of(weights), classes, self.template, name
+        )
+
+
+def _with_answers(fitted: Fitted, task: Task, classifier: Classifier) -> Fitted:
+    """With what the fitted classifier says of each training image."""
+    with torch.no_grad():
+        rows = [classifier(task.image(place)[None]).argmax(dim=1) for place in range(len(task.ids))]
+    return replace(fitted, predictions=torch.cat(rows).cpu())

@@ -1,0 +1,319 @@
+"""Tuning against attacked images: one loop for every method, which differs in what it learns and what it minimises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from titer.attacks.attack import Random, ascend
+from titer.attacks.losses import cross_entropy, divergence
+from titer.attacks.threat import Threat
+from titer.defenses.fit import OptimiserName, minimise, parts
+from titer.defenses.learners import Learner
+from titer.defenses.task import KEPT, Task, Weights
+from titer.errors import InputError, unknown
+from titer.models.classifier import class_features
+from titer.models.encoder import Encoder
+
+InnerLoss = Literal["cross-entropy", "kl", "distance"]
+Prompting = Literal["on-the-fly", "constant", "perturbed"]
+
+_NEAR_CHANCE = 0.02  # share of ln(classes) within which a loss counts as that of guessing
+_VANISHED = 1e-2  # nats of a consistency term that no longer says anything
+_PATIENCE = 8  # steps in a row that show both
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The attack of a training step: projected gradient ascent under linf, from a uniform start, its last iterate.
+
+    Args:
+        eps: linf budget, in [0, 1] pixel units; 0 for none.
+        steps: of gradient ascent.
+        step: length of one, as a share of eps.
+        loss: ``cross-entropy``, ``kl`` from the clean answer, or ``distance`` from the frozen features.
+        prompting: whose text features are attacked: the learned ones (``on-the-fly``), the class words' (``constant``), or
+            learned ones that climb with the image (``perturbed``).
+        ascent: learning rate of the text tokens in the ``perturbed`` attack.
+        random: a uniform start in the budget, or the clean image.
+    """
+
+    eps: float
+    steps: int
+    step: float
+    loss: InnerLoss = "cross-entropy"
+    prompting: Prompting = "on-the-fly"
+    ascent: float = 0.0
+    random: bool = True
+
+    def __post_init__(self) -> None:
+        if self.eps >= 1:
+            raise InputError(
+                f"eps: expected a length in [0, 1] pixels, got {self.eps:g}; probably {self.eps:g}/255 was meant"
+            )
+        if self.eps < 0:
+            raise InputError(f"eps: expected at least 0, got {self.eps:g}")
+        if self.steps < 1:
+            raise InputError(f"steps: expected at least 1, got {self.steps}")
+        if self.step <= 0:
+            raise InputError(f"step: expected a share of eps above 0, got {self.step:g}")
+        for name, kind in (("loss", InnerLoss), ("prompting", Prompting)):
+            if getattr(self, name) not in get_args(kind):
+                raise unknown(name, str(getattr(self, name)), get_args(kind))
+
+
+@dataclass(eq=False)
+class Step:
+    """What a training step can be made of. Everything is computed when an objective asks for it, and once.
+
+    Args:
+        learner: what is learned.
+        encoder: the frozen model.
+        words: its class features (classes, dim).
+        images: clean (batch, 3, size, size).
+        labels: (batch,).
+        known: features (batch, dim), not unit, that the frozen model gives the clean images.
+        inner: the attack.
+        random: a stream for each image.
+    """
+
+    learner: Learner
+    encoder: Encoder
+    words: Tensor
+    images: Tensor
+    labels: Tensor
+    known: Tensor
+    inner: Inner
+    random: Random
+
+    @cached_property
+    def class_features(self) -> Tensor:
+        """Unit features (classes, dim) of the learned prompts: once for all images and the attack."""
+        return self.learner.class_features(self.learner.weights)
+
+    @cached_property
+    def clean_features(self) -> Tensor:
+        """Features (batch, dim) of the clean images, not unit."""
+        return self.learner.image_features(self.learner.weights, self.images)
+
+    @cached_property
+    def attacked_features(self) -> Tensor:
+        """Features (batch, dim) of the attacked images, not unit."""
+        return self.learner.image_features(self.learner.weights, self.attacked_images)
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """Tuned logits (batch, classes) of the clean images."""
+        return self.logits(self.clean_features, self.class_features)
+
+    @cached_property
+    def attacked(self) -> Tensor:
+        """Tuned logits (batch, classes) of the attacked images."""
+        return self.logits(self.attacked_features, self.class_features)
+
+    @cached_property
+    def frozen(self) -> Tensor:
+        """Logits (batch, classes) of the frozen model for the clean images."""
+        return self.logits(self.known, self.words)
+
+    @cached_property
+    def frozen_attacked(self) -> Tensor:
+        """Logits (batch, classes) of the frozen model for the attacked images."""
+        with torch.no_grad():
+            return self.logits(self.encoder.encode_image(self.attacked_images), self.words)
+
+    def noisy(self, sigmas: Sequence[float]) -> Tensor:
+        """Tuned logits (batch, classes) of one noisy copy of each image, each with one of these standard deviations."""
+        drawn = self.random.uniform()
+        sigma = torch.tensor(sigmas)[(drawn * len(sigmas)).long().clamp_max(len(sigmas) - 1)]
+        copies = self.images + (sigma[:, None, None, None] * self.random.normal(*self.images.shape[1:])).to(self.images)
+        return self.logits(self.learner.image_features(self.learner.weights, copies), self.class_features)
+
+    def logits(self, features: Tensor, words: Tensor) -> Tensor:
+        """Scaled cosine."""
+        return self.encoder.logit_scale * F.normalize(features, dim=-1) @ words.T
+
+    @cached_property
+    def attacked_images(self) -> Tensor:
+        """Images within the budget that raise the inner loss; no graph reaches the learned tensors."""
+        if self.inner.eps == 0:
+            return self.images
+        threat = Threat("linf", self.inner.eps)
+        fixed = {name: weight.detach() for name, weight in self.learner.weights.items()}
+        current = self.random.within(self.images, threat) if self.inner.random else self.images
+        words, loss = self._target(fixed), self._loss()
+
+        def features(shown: Tensor) -> Tensor:
+            return self.learner.image_features(fixed, shown)
+
+        for _ in range(self.inner.steps):
+            if self.inner.prompting == "perturbed":
+                fixed, words = self._climbed(fixed, current, loss)
+            gradient, _, _ = ascend(features, current, lambda found: loss(found, words))  # noqa: B023
+            current = threat.project(
+                current + self.inner.step * self.inner.eps * threat.steepest(gradient), self.images
+            )
+        return current
+
+    def _target(self, fixed: Mapping[str, Tensor]) -> Tensor:
+        """The class features that are attacked."""
+        if self.inner.prompting == "constant":
+            return self.words
+        return (
+            self.class_features.detach() if self.inner.prompting == "on-the-fly" else self.learner.class_features(fixed)
+        )
+
+    def _loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        if self.inner.loss == "distance":
+            return lambda features, words: (features - self.known).square().sum(dim=1)  # noqa: ARG005
+        if self.inner.loss == "kl":
+            clean = self.clean.detach()
+            return lambda features, words: divergence(self.logits(features, words), clean)
+        return lambda features, words: cross_entropy(self.logits(features, words), self.labels)
+
+    def _climbed(
+        self, fixed: Mapping[str, Tensor], images: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Weights, Tensor]:
+        """Text tokens after a step that raises the inner loss, and their class features."""
+        moving = {name: weight.clone().requires_grad_(name.startswith("text.")) for name, weight in fixed.items()}
+        text = [name for name in moving if name.startswith("text.")]
+        total = loss(self.learner.image_features(fixed, images), self.learner.class_features(moving)).mean()
+        for name, gradient in zip(text, torch.autograd.grad(total, [moving[name] for name in text]), strict=True):
+            moving[name] = moving[name] + self.inner.ascent * gradient
+        climbed = {name: weight.detach() for name, weight in moving.items()}
+        return climbed, self.learner.class_features(climbed)
+
+
+Objective = Callable[[Step], tuple[Tensor, Tensor | None]]
+"""What fits the labels, and a consistency term that is added with a weight, if there is one."""
+
+
+class CollapseError(Exception):
+    """The learned model says the same of every image: clean and attacked answers agree, and say nothing."""
+
+
+@dataclass
+class Watch:
+    """Looks for the trivial solution of a consistency term (FAP, NeurIPS 2024, figure 5).
+
+    Args:
+        classes: number of classes.
+        seen: steps in a row at which the fitting term was that of guessing and the consistency term nearly nothing.
+    """
+
+    classes: int
+    seen: int = 0
+
+    def see(self, fitting: float, consistency: float) -> None:
+        """One step.
+
+        Raises:
+            CollapseError: after several that show it.
+        """
+        guess = math.log(self.classes)
+        lost = abs(fitting - guess) < _NEAR_CHANCE * guess and consistency < _VANISHED
+        self.seen = self.seen + 1 if lost else 0
+        if self.seen >= _PATIENCE:
+            raise CollapseError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a fit goes through its images.
+
+    Args:
+        epochs: passes.
+        batch: images in a step; all where None.
+        learning_rate, optimiser, warmup_rate, weight_decay: see ``minimise``.
+    """
+
+    epochs: int
+    batch: int | None
+    learning_rate: float
+    optimiser: OptimiserName = "sgd"
+    warmup_rate: float | None = 1e-5
+    weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name}: expected at least 1, got {value}")
+        if self.learning_rate <= 0:
+            raise InputError(f"learning_rate: expected above 0, got {self.learning_rate:g}")
+        if self.optimiser not in get_args(OptimiserName):
+            raise unknown("optimiser", str(self.optimiser), get_args(OptimiserName))
+
+
+def tune(
+    task: Task,
+    learner: Learner,
+    objective: Objective,
+    inner: Inner,
+    schedule: Schedule,
+    weight: float = 1.0,
+    ramp: float = 0.0,
+) -> tuple[float, ...]:
+    """Change the learner's weights in place.
+
+    Args:
+        task: labelled images.
+        learner: what is learned.
+        objective: of a step.
+        inner: the attack of a step.
+        schedule: epochs, batches and rates.
+        weight: of the consistency term.
+        ramp: share of all steps in which the weight grows from 0.
+
+    Returns:
+        Mean loss of each epoch.
+
+    Raises:
+        CollapseError: see ``Watch``; the weights are then of no use.
+    """
+    image = lru_cache(KEPT)(task.image)
+    words, known = class_features(task.encoder, task.classes), known_features(task)
+    labels = (torch.full((len(task.ids),), -1) if task.labels is None else task.targets).to(task.encoder.device)
+    chance, watch = np.random.default_rng([task.seed, 5]), Watch(len(task.classes))
+    whole = max(1, len(task.ids) // (schedule.batch or len(task.ids)))
+    count = iter(range(schedule.epochs * whole))
+    for tensor in learner.weights.values():
+        tensor.requires_grad_()
+
+    def loss(epoch: int, part: np.ndarray) -> Tensor:
+        places = torch.from_numpy(part)
+        images = torch.stack([image(place) for place in part.tolist()]).to(task.encoder.device)
+        step = Step(
+            learner, task.encoder, words, images, labels[places], known[places], inner,
+            Random(task.seed, f"fit {epoch}", [task.ids[place] for place in part.tolist()]),
+        )  # fmt: skip
+        fitting, consistency = objective(step)
+        if consistency is None:
+            return fitting
+        watch.see(float(fitting.detach()), float(consistency.detach()))
+        done = next(count) / (schedule.epochs * whole)
+        return fitting + weight * (1.0 if done >= ramp else done / ramp) * consistency
+
+    def losses(epoch: int) -> list[Callable[[], Tensor]]:
+        batches = parts(chance.permutation(len(task.ids)), schedule.batch)
+        return [lambda part=part: loss(epoch, part) for part in batches]  # type: ignore[misc]
+
+    return minimise(
+        list(learner.weights.values()), losses, schedule.epochs, schedule.learning_rate, schedule.optimiser,
+        schedule.warmup_rate, schedule.weight_decay,
+    )  # fmt: skip
+
+
+def known_features(task: Task) -> Tensor:
+    """Features (images, dim), not unit, that the frozen model gives the clean images; once per image."""
+    encoder = task.encoder
+    with torch.no_grad():
+        return torch.cat([encoder.image_features(task.image(place)[None]) for place in range(len(task.ids))])
