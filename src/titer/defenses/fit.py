@@ -102,6 +102,8 @@ def collapse(fitted: Fitted, classes: int) -> str | None:
     """
     if fitted.losses and not math.isfinite(fitted.losses[-1]):
         return "collapsed: the loss of the fit is not finite"
+    if fitted.notes.get("collapsed"):
+        return "collapsed: clean and attacked images get the same answer, which says nothing, also at a smaller weight"
     predicted = fitted.predictions
     if predicted is not None and len(predicted) > 1:
         votes = predicted.bincount()

@@ -13,7 +13,7 @@ from torch import Tensor
 from titer.defenses.fit import OptimiserName
 from titer.defenses.learners import Coupling, Layout, Learner, Tokens, Tower
 from titer.defenses.task import Fitted, Task, Weights
-from titer.defenses.tuning import CollapseError, Inner, InnerLoss, Prompting, Schedule, Step, tune
+from titer.defenses.tuning import CollapseError, Inner, InnerLoss, Prompting, Schedule, Step, Watch, tune
 from titer.errors import InputError
 from titer.models.classifier import Classifier, Named, cosine_head, zero_shot
 from titer.models.encoder import Encoder
@@ -70,25 +70,26 @@ class Attacked:
         raise NotImplementedError
 
     def learned(self, task: Task, learner: Learner) -> Fitted:
-        """Tune a learner; where its consistency term finds the trivial solution, once more with a smaller weight."""
+        """Tune a learner; where its consistency term finds the trivial solution, once more with a smaller weight.
+
+        If that collapses, too, the fit is kept and says so.
+        """
         start = {name: weight.clone() for name, weight in learner.weights.items()}
-        weight, ramp, collapsed = getattr(self, "weight", 1.0), getattr(self, "ramp", 0.0), False
+        weight, ramp = getattr(self, "weight", 1.0), getattr(self, "ramp", 0.0)
+        watch = Watch(len(task.classes), self.schedule().steps(len(task.ids)))
         run = partial(tune, task, learner, self.objective, self.attack(), self.schedule())
+        notes: dict[str, object] = {}
         try:
-            history = run(weight, ramp)
+            history = run(watch, weight, ramp)
         except CollapseError:
-            collapsed, weight = True, _GENTLER * weight
-            learner.weights = start
-            try:
-                history = run(weight, ramp)
-            except CollapseError as error:
-                raise InputError(
-                    f"the fit collapsed twice: every image gets the same answer, also at weight {weight:g}; "
-                    "expected a smaller weight, a longer ramp or more images"
-                ) from error
+            learner.weights, weight, watch = start, _GENTLER * weight, replace(watch, stops=False, done=0, seen=0)
+            history = run(watch, weight, ramp)
+            notes |= {
+                "restarted": f"collapsed at first; begun again with weight {weight:g}",
+                "collapsed": watch.collapsed,
+            }
         weights = {name: tensor.detach() for name, tensor in learner.weights.items()}
-        notes: dict[str, object] = {"trainable": sum(tensor.numel() for tensor in weights.values())}
-        notes |= {"restarted": f"collapsed at first; begun again with weight {weight:g}"} if collapsed else {}
+        notes["trainable"] = sum(tensor.numel() for tensor in weights.values())
         return Fitted({name: tensor.cpu() for name, tensor in weights.items()}, history, None, notes)
 
 

@@ -20,6 +20,7 @@ from titer.defenses.fit import OptimiserName, minimise, parts
 from titer.defenses.learners import Learner
 from titer.defenses.task import KEPT, Task, Weights
 from titer.errors import InputError, unknown
+from titer.features.store import Places
 from titer.models.classifier import class_features
 from titer.models.encoder import Encoder
 
@@ -63,6 +64,8 @@ class Inner:
             raise InputError(f"eps: expected at least 0, got {self.eps:g}")
         if self.steps < 1:
             raise InputError(f"steps: expected at least 1, got {self.steps}")
+        if self.prompting == "perturbed" and self.loss == "distance":
+            raise InputError("prompting: perturbed climbs a loss of answers, and distance is one of features")
         if self.step <= 0:
             raise InputError(f"step: expected a share of eps above 0, got {self.step:g}")
         for name, kind in (("loss", InnerLoss), ("prompting", Prompting)):
@@ -206,22 +209,32 @@ class Watch:
 
     Args:
         classes: number of classes.
+        steps: of the whole fit; the first quarter is not looked at, since a weak model begins by guessing.
+        stops: whether a collapse ends the fit.
+        done: steps so far.
         seen: steps in a row at which the fitting term was that of guessing and the consistency term nearly nothing.
+        collapsed: whether that has lasted.
     """
 
     classes: int
+    steps: int
+    stops: bool = True
+    done: int = 0
     seen: int = 0
+    collapsed: bool = False
 
     def see(self, fitting: float, consistency: float) -> None:
         """One step.
 
         Raises:
-            CollapseError: after several that show it.
+            CollapseError: after several that show it, where it should stop.
         """
+        self.done += 1
         guess = math.log(self.classes)
         lost = abs(fitting - guess) < _NEAR_CHANCE * guess and consistency < _VANISHED
-        self.seen = self.seen + 1 if lost else 0
-        if self.seen >= _PATIENCE:
+        self.seen = self.seen + 1 if lost and 4 * self.done > self.steps else 0
+        self.collapsed = self.seen >= _PATIENCE
+        if self.collapsed and self.stops:
             raise CollapseError
 
 
@@ -242,6 +255,10 @@ class Schedule:
     warmup_rate: float | None = 1e-5
     weight_decay: float | None = None
 
+    def steps(self, images: int) -> int:
+        """Of the whole fit."""
+        return self.epochs * max(1, images // (self.batch or images))
+
     def __post_init__(self) -> None:
         for name in ("epochs", "batch"):
             value = getattr(self, name)
@@ -259,17 +276,19 @@ def tune(
     objective: Objective,
     inner: Inner,
     schedule: Schedule,
+    watch: Watch,
     weight: float = 1.0,
     ramp: float = 0.0,
 ) -> tuple[float, ...]:
     """Change the learner's weights in place.
 
     Args:
-        task: labelled images.
+        task: images, labelled unless the objective does without.
         learner: what is learned.
         objective: of a step.
         inner: the attack of a step.
         schedule: epochs, batches and rates.
+        watch: sees each step.
         weight: of the consistency term.
         ramp: share of all steps in which the weight grows from 0.
 
@@ -279,37 +298,38 @@ def tune(
     Raises:
         CollapseError: see ``Watch``; the weights are then of no use.
     """
-    image = lru_cache(KEPT)(task.image)
+    device, image = task.encoder.device, lru_cache(KEPT)(task.image)
     words, known = class_features(task.encoder, task.classes), known_features(task)
-    labels = (torch.full((len(task.ids),), -1) if task.labels is None else task.targets).to(task.encoder.device)
-    chance, watch = np.random.default_rng([task.seed, 5]), Watch(len(task.classes))
-    whole = max(1, len(task.ids) // (schedule.batch or len(task.ids)))
-    count = iter(range(schedule.epochs * whole))
+    labels = (torch.full((len(task.ids),), -1) if task.labels is None else task.targets).to(device)
+    chance = np.random.default_rng([task.seed, 5])
     for tensor in learner.weights.values():
         tensor.requires_grad_()
 
-    def loss(epoch: int, part: np.ndarray) -> Tensor:
-        places = torch.from_numpy(part)
-        images = torch.stack([image(place) for place in part.tolist()]).to(task.encoder.device)
-        step = Step(
-            learner, task.encoder, words, images, labels[places], known[places], inner,
-            Random(task.seed, f"fit {epoch}", [task.ids[place] for place in part.tolist()]),
-        )  # fmt: skip
+    def loss(epoch: int, part: Places) -> Tensor:
+        ids, places = [task.ids[place] for place in part.tolist()], torch.from_numpy(part)
+        images = torch.stack([image(place) for place in part.tolist()]).to(device)
+        random = Random(task.seed, f"fit {epoch}", ids)
+        step = Step(learner, task.encoder, words, images, labels[places], known[places], inner, random)
         fitting, consistency = objective(step)
         if consistency is None:
             return fitting
+        share = watch.done / watch.steps
         watch.see(float(fitting.detach()), float(consistency.detach()))
-        done = next(count) / (schedule.epochs * whole)
-        return fitting + weight * (1.0 if done >= ramp else done / ramp) * consistency
+        return fitting + weight * (1.0 if share >= ramp else share / ramp) * consistency
 
     def losses(epoch: int) -> list[Callable[[], Tensor]]:
         batches = parts(chance.permutation(len(task.ids)), schedule.batch)
         return [lambda part=part: loss(epoch, part) for part in batches]  # type: ignore[misc]
 
     return minimise(
-        list(learner.weights.values()), losses, schedule.epochs, schedule.learning_rate, schedule.optimiser,
-        schedule.warmup_rate, schedule.weight_decay,
-    )  # fmt: skip
+        list(learner.weights.values()),
+        losses,
+        schedule.epochs,
+        schedule.learning_rate,
+        schedule.optimiser,
+        schedule.warmup_rate,
+        schedule.weight_decay,
+    )
 
 
 def known_features(task: Task) -> Tensor:
