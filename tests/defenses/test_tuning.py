@@ -224,7 +224,7 @@ RATES = {"advmaple": 0.02, "advvlp": 0.02, "fap": 0.02, "capt": 0.02, "tecoa": 0
 
 @pytest.mark.parametrize("name", RATES)
 def test_training_lowers_what_it_minimises(encoder: Encoder, name: str) -> None:
-    method = DEFENSES.build(name, epochs=10, batch=None, learning_rate=RATES[name], warmup_rate=None)
+    method = DEFENSES.build(name, eps=32 / 255, epochs=10, batch=None, learning_rate=RATES[name], warmup_rate=None)
     losses = method.fit(task_on(encoder)).losses
     assert losses[-1] < losses[0]
 
