@@ -64,10 +64,16 @@ def show(
     method = methods[kind][name]
     fields = dict(_flat({field.name: _default(field) for field in dataclasses.fields(method)}))
     if json:
-        document({"name": name, "description": inspect.getdoc(method), "settings": fields})
+        document({"name": name, "description": _explained(method), "settings": fields})
         return
-    print(inspect.getdoc(method), end="\n\n")
+    print(_explained(method), end="\n\n")
     table(("setting", "default"), list(fields.items()))
+
+
+def _explained(method: type) -> str:
+    """What a method says of itself, and below that what it shares with others."""
+    kinds = [kind for kind in method.__mro__ if dataclasses.is_dataclass(kind)]
+    return "\n\n".join(filter(None, map(inspect.getdoc, kinds)))
 
 
 def _show_recipe(path: str, json: bool) -> None:
