@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,72 @@ def read_checkpoint(path: Path) -> Checkpoint:
     epoch = content.get("epoch")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return Checkpoint(path, context, epoch if isinstance(epoch, int) else None, digest)
+
+
+_RENAMED = (
+    (r"prompt_learner\.ctx|ctx", "text.0"),
+    (r"prompt_learner\.proj\.(weight|bias)", r"map.0.\1"),
+    (r"prompt_learner\.compound_prompts_(text|image)\.(\d+)", r"\1.+\2"),
+    (r"prompt_learner\.compound_prompt_projections\.(\d+)\.(weight|bias)", r"map.+\1.\2"),
+    (r"(text|image)_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow", r"\1.\2"),
+    (r"image_encoder\.VPT", "image.0"),
+)
+"""Keys of MaPLe's, FAP's and IVLP's code, and ours; ``+`` counts from the second layer on."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenCheckpoint:
+    """Learned tokens of both towers in someone else's file.
+
+    Args:
+        path: the file.
+        weights: tensors in float32 under our names.
+        suffix: token embeddings (classes, rest, width) behind the context, where the file has them.
+        epoch: after which it was saved, where the file says it.
+        sha256: of the file's bytes.
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    suffix: Tensor | None
+    epoch: int | None
+    sha256: str
+
+
+def read_tokens(path: Path) -> TokenCheckpoint:
+    """Learned tokens of a checkpoint of CoOp's, APT's, MaPLe's, FAP's, AdvMaPLe's, IVLP's or AdvVLP's code.
+
+    Frozen weights beside them are left out; half precision is widened.
+
+    Raises:
+        InputError: for a file that is none, is damaged, or holds a number that is not finite.
+    """
+    content = _inert(path)
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    tensors = (
+        {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+        if isinstance(state, dict)
+        else {}
+    )
+    weights = {ours: value.detach().float() for key, value in tensors.items() if (ours := _ours(key)) is not None}
+    if not weights.keys() & {"text.0", "image.0"}:
+        raise InputError(
+            f"{path}: expected learned tokens under the keys of CoOp's, MaPLe's, FAP's or IVLP's code; it has {_listed(state)}"
+        )
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: {name} holds nan or infinity")
+    suffix = next((value.float() for key, value in tensors.items() if key.rpartition(".")[2] == "token_suffix"), None)
+    epoch, digest = content.get("epoch"), hashlib.sha256(path.read_bytes()).hexdigest()
+    return TokenCheckpoint(path, weights, suffix, epoch if isinstance(epoch, int) else None, digest)
+
+
+def _ours(key: str) -> str | None:
+    """Our name for a key of theirs; None for what is frozen."""
+    for pattern, name in _RENAMED:
+        if found := re.fullmatch(pattern, key.removeprefix("module.")):
+            return re.sub(r"\+(\d+)", lambda place: str(int(place[1]) + 1), found.expand(name))
+    return None
 
 
 def _is_context(key: object) -> bool:

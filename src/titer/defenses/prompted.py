@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from titer.defenses.checkpoints import read_tokens
 from titer.defenses.fit import OptimiserName
 from titer.defenses.learners import Coupling, Layout, Learner, Tokens, Tower
 from titer.defenses.task import Fitted, Task, Weights
@@ -20,6 +22,7 @@ from titer.models.encoder import Encoder
 from titer.models.prompts import Position
 from titer.models.weights import fingerprint_of
 
+_HALF = 2e-3  # of embeddings that went through half precision
 _GENTLER = 0.25  # of the consistency's weight, when a fit collapsed and is begun again
 
 
@@ -110,6 +113,7 @@ class PromptTuning(Attacked):
         position: where the class's text stands: behind the tokens (``end``), between (``middle``) or before (``front``).
         prompting: whose text features are attacked in training: ``on-the-fly``, ``constant`` or ``perturbed``.
         ascent: learning rate of the text tokens in the ``perturbed`` attack.
+        checkpoint: a file of CoOp's, APT's, MaPLe's, FAP's or IVLP's code whose tokens are taken over; nothing is learned then.
     """
 
     text: int = 2
@@ -123,12 +127,23 @@ class PromptTuning(Attacked):
     position: Position = "end"
     prompting: Prompting = "on-the-fly"
     ascent: float = 0.01
+    checkpoint: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.layout()
         if self.prompting == "perturbed" and not self.text:
             raise InputError("prompting: perturbed moves text tokens; expected some, got text=0")
+
+    @property
+    def needs_labels(self) -> bool:  # type: ignore[override]
+        """Whether the fit uses the labels of its images."""
+        return self.checkpoint is None
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether the fit looks at images at all."""
+        return self.checkpoint is None
 
     @property
     def class_bound(self) -> bool:
@@ -147,8 +162,10 @@ class PromptTuning(Attacked):
         return replace(super().attack(), prompting=self.prompting, ascent=self.ascent)
 
     def fit(self, task: Task) -> Fitted:
-        """Learn the tokens."""
+        """Learn the tokens, or take them over."""
         layout = self.layout()
+        if self.checkpoint is not None:
+            return _taken(Path(self.checkpoint), layout, task, self.template)
         start = layout.start(task.encoder, task.classes, self.template, task.seed)
         start = {name: tensor.to(task.encoder.device) for name, tensor in start.items()}
         fitted = self.learned(task, Tokens(layout, task.encoder, task.classes, self.template, start))
@@ -195,3 +212,39 @@ def _with_answers(fitted: Fitted, task: Task, classifier: Classifier) -> Fitted:
     with torch.no_grad():
         rows = [classifier(task.image(place)[None]).argmax(dim=1) for place in range(len(task.ids))]
     return replace(fitted, predictions=torch.cat(rows).cpu())
+
+
+def _taken(file: Path, layout: Layout, task: Task, template: str) -> Fitted:
+    """Someone else's tokens, if they are of this layout, this encoder and these classes.
+
+    Raises:
+        InputError: saying what does not fit.
+    """
+    found = read_tokens(file)
+    try:
+        layout.check(found.weights, task.encoder, len(task.classes))
+    except KeyError as error:
+        raise InputError(
+            f"{file} has no {error}; it holds {', '.join(sorted(found.weights))}; expected another depth or coupling"
+        ) from error
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    if found.suffix is not None and layout.text:
+        _same_words(file, found.suffix, layout, task, template)
+    source = {"file": file.name, "sha256": found.sha256, "epoch": found.epoch}
+    return Fitted(found.weights, (), notes={"imported": source})
+
+
+def _same_words(file: Path, suffix: Tensor, layout: Layout, task: Task, template: str) -> None:
+    """Refuse tokens that were learned in front of other words: their files keep the embeddings of what follows."""
+    made = layout.sentences(task.encoder, task.classes, template)
+    if len(suffix) != len(task.classes):
+        raise InputError(f"{file} was made for {len(suffix)} classes, the data set has {len(task.classes)}")
+    for named, ids, rows in zip(task.classes, made.ids, suffix, strict=True):
+        after = torch.tensor(ids[made.tower.start + made.tokens :], device=made.tower.embedding.weight.device)
+        own = made.tower.embedding.weight[after].detach().float().cpu()
+        if len(own) > len(rows) or not torch.allclose(own, rows[: len(own)].cpu(), atol=_HALF):
+            raise InputError(
+                f"{file} was made for other class words, or another order of classes: {named.label!r} is not where the data set "
+                "has it; expected the same words, template and text tower"
+            )
