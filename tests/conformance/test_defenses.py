@@ -35,6 +35,7 @@ QUICK: dict[str, Any] = {
 """Small values for settings that make a fit or an adaptation long, or a text too long; a method takes those it has."""
 
 WAYS: dict[str, list[dict[str, Any]]] = {
+    "advpt": [{"text": 2}],
     "advtp": [{"text": 2, "depth": 2}],
     "apt": [
         {"text": 2, "depth": 1, "class_specific": True, "prompting": "constant"},

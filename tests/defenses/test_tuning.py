@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from torch import Tensor
 from defenses.tiny import CLASSES, images
 from tiny_models import clip_directory
 from titer.attacks.attack import Random
-from titer.defenses import DEFENSES, Capt, CaptSmooth, Fap, Fare, Maple, Task
+from titer.attacks.losses import divergence
+from titer.attacks.threat import Threat
+from titer.defenses import DEFENSES, AdvPt, Capt, CaptSmooth, Fap, Fare, Maple, Task
 from titer.defenses.fit import collapse
 from titer.defenses.learners import Tokens
 from titer.defenses.prompted import Attacked
@@ -104,12 +107,12 @@ def test_frozen_answers_are_those_of_the_zero_shot_classifier(encoder: Encoder) 
     assert not step.frozen.requires_grad
 
 
-@pytest.mark.parametrize("loss", ["cross-entropy", "kl", "distance"])
+@pytest.mark.parametrize("loss", ["cross-entropy", "kl", "distance", "embedding"])
 @pytest.mark.parametrize("prompting", ["on-the-fly", "constant", "perturbed"])
 def test_the_attack_stays_in_its_budget_and_raises_its_loss(encoder: Encoder, loss: str, prompting: str) -> None:
-    if (prompting, loss) == ("perturbed", "distance"):
-        with pytest.raises(InputError, match="distance is one of features"):
-            Inner(EPS, 2, 1.0, "distance", "perturbed")
+    if prompting == "perturbed" and loss in ("distance", "embedding"):
+        with pytest.raises(InputError, match=f"{loss} is one of features"):
+            Capt(inner=loss, prompting="perturbed")  # type: ignore[arg-type]
         return
     step = step_on(encoder, Capt(), loss=loss, prompting=prompting, steps=10, step=0.3)
     change = (step.attacked_images - step.images).abs()
@@ -255,7 +258,19 @@ def test_methods_that_use_no_labels_take_no_labelled_attack() -> None:
         Fare(inner="cross-entropy")
 
 
+def test_advpts_bank_is_attacked_once_without_words_or_labels(encoder: Encoder) -> None:
+    """Features of a bank diverge from the clean ones further than those at random; labels change nothing."""
+    method, task = AdvPt(text=2, eps=EPS), task_on(encoder)
+    learner = Tokens(method.layout(), encoder, CLASSES, "{}", method.layout().start(encoder, CLASSES, "{}", 1))
+    bank, other = (method.bank(one, learner) for one in (task, replace(task, labels=[0] * 6)))
+    assert torch.equal(bank, other)
+    clean = torch.nn.functional.normalize(known_features(task), dim=1)
+    chance = Random(0, "chance", task.ids).within(images(encoder, 6), Threat("linf", EPS))
+    with torch.no_grad():
+        assert divergence(bank, clean).mean() > divergence(encoder.encode_image(chance), clean).mean()
+
+
 def test_every_method_of_the_family_is_one_of_the_two_kinds() -> None:
-    assert {name for name in DEFENSES if issubclass(DEFENSES[name], Attacked)} == {
-        "advmaple", "advtp", "advvlp", "advvp", "apt", "capt", "capt-smooth", "fap", "fare", "ivlp", "maple", "pmg-aft", "tecoa"
-    }  # fmt: skip
+    tokens = "advmaple advpt advtp advvlp advvp apt capt capt-smooth fap ivlp maple"
+    towers = "fare pmg-aft tecoa"
+    assert {name for name in DEFENSES if issubclass(DEFENSES[name], Attacked)} == {*tokens.split(), *towers.split()}

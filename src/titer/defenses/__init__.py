@@ -1,5 +1,6 @@
 """Light-weight methods that harden a frozen model: each is fitted, and makes a classifier of what it has learned."""
 
+from titer.defenses.advpt import AdvPt
 from titer.defenses.apt import AdvTp, AdvVp, Apt
 from titer.defenses.capt import Capt, CaptSmooth
 from titer.defenses.coop import Coop
@@ -20,6 +21,7 @@ DEFENSES: Registry[Defense] = Registry(
     "titer.defenses",
     {
         "advmaple": AdvMaple,
+        "advpt": AdvPt,
         "advtp": AdvTp,
         "advvlp": AdvVlp,
         "advvp": AdvVp,
@@ -45,6 +47,7 @@ DEFENSES: Registry[Defense] = Registry(
 __all__ = [
     "DEFENSES",
     "AdvMaple",
+    "AdvPt",
     "AdvTp",
     "AdvVlp",
     "AdvVp",

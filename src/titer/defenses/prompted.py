@@ -35,7 +35,8 @@ class Attacked:
         eps: linf budget of the attack in training, in [0, 1] pixel units; 0 for none.
         steps: gradient steps of that attack.
         step: length of one, as a share of eps.
-        inner: what it raises: ``cross-entropy``, ``kl`` from the clean answer, or ``distance`` from the frozen features.
+        inner: what it raises: ``cross-entropy``, ``kl`` from the clean answer, ``distance`` from the frozen features, or
+            ``embedding``, the KL from these as distributions.
         epochs, batch, learning_rate, optimiser, warmup_rate, weight_decay: of the fit; a batch is images in a step.
     """
 
@@ -72,7 +73,7 @@ class Attacked:
         """What a step minimises: a term that fits the labels, and a consistency term where there is one."""
         raise NotImplementedError
 
-    def learned(self, task: Task, learner: Learner) -> Fitted:
+    def learn(self, task: Task, learner: Learner) -> Fitted:
         """Tune a learner; where its consistency term finds the trivial solution, once more with a smaller weight.
 
         If that collapses, too, the fit is kept and says so.
@@ -168,7 +169,7 @@ class PromptTuning(Attacked):
             return _taken(Path(self.checkpoint), layout, task, self.template)
         start = layout.start(task.encoder, task.classes, self.template, task.seed)
         start = {name: tensor.to(task.encoder.device) for name, tensor in start.items()}
-        fitted = self.learned(task, Tokens(layout, task.encoder, task.classes, self.template, start))
+        fitted = self.learn(task, Tokens(layout, task.encoder, task.classes, self.template, start))
         return _with_answers(fitted, task, self.classifier(task.encoder, task.classes, fitted.weights, "fitted"))
 
     def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:
@@ -197,7 +198,7 @@ class TowerTuning(Attacked):
     def fit(self, task: Task) -> Fitted:
         """Learn the image encoder's weights."""
         learner = Tower(task.encoder, task.classes, self.template, Tower.start(task.encoder))
-        fitted = self.learned(task, learner)
+        fitted = self.learn(task, learner)
         return _with_answers(fitted, task, self.classifier(task.encoder, task.classes, fitted.weights, "fitted"))
 
     def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:

@@ -24,7 +24,7 @@ from titer.features.store import Places
 from titer.models.classifier import class_features
 from titer.models.encoder import Encoder
 
-InnerLoss = Literal["cross-entropy", "kl", "distance"]
+InnerLoss = Literal["cross-entropy", "kl", "distance", "embedding"]
 Prompting = Literal["on-the-fly", "constant", "perturbed"]
 
 _NEAR_CHANCE = 0.02  # share of ln(classes) within which a loss counts as that of guessing
@@ -40,7 +40,8 @@ class Inner:
         eps: linf budget, in [0, 1] pixel units; 0 for none.
         steps: of gradient ascent.
         step: length of one, as a share of eps.
-        loss: ``cross-entropy``, ``kl`` from the clean answer, or ``distance`` from the frozen features.
+        loss: ``cross-entropy``, ``kl`` from the clean answer, ``distance`` from the frozen features, or ``embedding``, the
+            KL of unit features from the frozen ones, read as distributions over their entries.
         prompting: whose text features are attacked: the learned ones (``on-the-fly``), the class words' (``constant``), or
             learned ones that climb with the image (``perturbed``).
         ascent: learning rate of the text tokens in the ``perturbed`` attack.
@@ -64,8 +65,8 @@ class Inner:
             raise InputError(f"eps: expected at least 0, got {self.eps:g}")
         if self.steps < 1:
             raise InputError(f"steps: expected at least 1, got {self.steps}")
-        if self.prompting == "perturbed" and self.loss == "distance":
-            raise InputError("prompting: perturbed climbs a loss of answers, and distance is one of features")
+        if self.prompting == "perturbed" and self.loss in ("distance", "embedding"):
+            raise InputError(f"prompting: perturbed climbs a loss of answers, and {self.loss} is one of features")
         if self.step <= 0:
             raise InputError(f"step: expected a share of eps above 0, got {self.step:g}")
         for name, kind in (("loss", InnerLoss), ("prompting", Prompting)):
@@ -177,6 +178,9 @@ class Step:
     def _loss(self) -> Callable[[Tensor, Tensor], Tensor]:
         if self.inner.loss == "distance":
             return lambda features, words: (features - self.known).square().sum(dim=1)  # noqa: ARG005
+        if self.inner.loss == "embedding":
+            unit = F.normalize(self.known, dim=-1)
+            return lambda features, words: divergence(F.normalize(features, dim=-1), unit)  # noqa: ARG005
         if self.inner.loss == "kl":
             clean = self.clean.detach()
             return lambda features, words: divergence(self.logits(features, words), clean)
