@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -63,6 +64,7 @@ def falls_short(hits: ArrayLike, draws: ArrayLike, p0: ArrayLike, alpha: float) 
     return exceeds(np.asarray(draws) - np.asarray(hits), draws, 1 - np.asarray(p0, float), alpha)
 
 
+@lru_cache(maxsize=1 << 16)  # images of one run share looks and many of their counts
 def lower_limit(hits: int, draws: int, alpha: float) -> float:
     """Largest ``p0`` such that ``p > p0`` is shown at level ``alpha`` (0 if none): an anytime-valid confidence limit.
 
