@@ -60,7 +60,6 @@ def streams(seed: int = 0) -> Random:
     return Random(seed, "reference", [str(place) for place in range(IMAGES)])
 
 
-@cache
 def ours(attack: Attack, norm: Norm, seed: int = 0) -> float:
     found = attack(network(), images(), labels(), Threat(norm, BUDGETS[norm]), streams(seed))
     return float(right(found).float().mean())
