@@ -1,6 +1,6 @@
 """What a training step of adversarial prompt tuning costs: ours, and the same step as public code writes it.
 
-`python benchmarks/tuning_steps.py [--rounds 5]`. A randomly initialised CLIP ViT-B/32, 100 classes, batches of the public
+`python benchmarks/tuning_steps.py [--rounds 5] [--methods fap capt]`. A randomly initialised CLIP ViT-B/32, 100 classes, batches of the public
 code (APT 32, FAP's family 4). As public code writes it: texts padded to 77 tokens, the text tower run and differentiated at
 every step of the attack, all learned tensors in its graph. One thread, one process, rounds interleaved; medians with range,
 and both losses. Peak memory is that of the process after each kind of step, run in a process of its own with `--memory`.
@@ -134,6 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", nargs=2, metavar=("KIND", "METHOD"))
+    parser.add_argument("--methods", nargs="+", default=list(BATCHES), choices=list(BATCHES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
@@ -144,7 +145,7 @@ def main() -> None:
             print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
             return
         print("method\tbatch\tours\tpublic\tratio\tloss\tdifference\tMiB ours\tMiB public")
-        for name in BATCHES:
+        for name in options.methods:
             print("\t".join(row(name, encoder, options.rounds)), flush=True)
 
 

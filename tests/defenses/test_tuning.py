@@ -206,6 +206,20 @@ def test_a_ramp_lets_the_weight_grow_from_nothing(encoder: Encoder) -> None:
     assert first > second
 
 
+def test_a_teacher_that_guesses_is_named(encoder: Encoder) -> None:
+    """A constant share of it gets the advice to follow each image; one that is right gets no word."""
+    task = task_on(encoder)
+    with torch.no_grad():
+        known = zero_shot(encoder, CLASSES)(images(encoder, 6)).argmax(dim=1).tolist()
+    wrong = replace(task, labels=[(answer + 1) % 3 for answer in known])
+    fitted = Capt(epochs=1).fit(wrong)
+    assert fitted.notes["teacher"] == 0.0
+    assert "right on 0 of 6 training images" in fitted.warnings[0]
+    assert "teacher-correct" not in fitted.warnings[0]
+    assert "teacher-correct" in Capt(epochs=1, teacher="const").fit(wrong).warnings[0]
+    assert Capt(epochs=1).fit(replace(task, labels=known)).warnings == ()
+
+
 def test_seeds_differ_and_a_seed_repeats_itself(encoder: Encoder) -> None:
     method = Capt(epochs=2)
     zero, again, one = (method.fit(task_on(encoder, seed=seed)).weights["text.0"] for seed in (0, 0, 1))

@@ -10,18 +10,24 @@ capt-smooth adds that noisy copies agree with the clean image, so that one promp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
+import torch.nn.functional as F
+from scipy.stats import binomtest
 from torch import Tensor
 
 from titer.defenses import objectives
 from titer.defenses.fap import Consistent
+from titer.defenses.learners import Learner
 from titer.defenses.objectives import AlphaRule, CrossEntropyOn, Direction, cross_entropy, kl
-from titer.defenses.task import MIXED
-from titer.defenses.tuning import Step
+from titer.defenses.task import MIXED, Fitted, Task
+from titer.defenses.tuning import Step, known_features
 from titer.errors import InputError, unknown
+from titer.models.classifier import class_features
+
+_LEVEL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,17 @@ class Capt(Consistent):
         if not 0 <= self.share <= 1:
             raise InputError(f"share: expected 0 to 1, got {self.share:g}")
 
+    def learn(self, task: Task, learner: Learner) -> Fitted:
+        """With a word where the frozen model guesses: then its share of the consistency is noise."""
+        fitted = super().learn(task, learner)
+        said = F.normalize(known_features(task), dim=-1) @ class_features(task.encoder, task.classes).T
+        right = int((said.argmax(dim=1).cpu() == task.targets).sum())
+        fitted.notes["teacher"] = right / len(task.ids)
+        doubt = _chance_level(right, len(task.ids), len(task.classes))
+        constant = self.teacher == "const" and self.share > 0
+        hint = "; expected teacher=teacher-correct or teacher-conf, which follow each image" if constant else ""
+        return fitted if doubt is None else replace(fitted, warnings=(*fitted.warnings, doubt + hint))
+
     def objective(self, step: Step) -> tuple[Tensor, Tensor]:
         """Both terms."""
         if self.weight == 0 and self.supervision == "clean":
@@ -61,6 +78,16 @@ class Capt(Consistent):
         term = objectives.capt(step.clean, step.attacked, step.frozen, trust, self.direction, detach=self.detach)
         shown = {"clean": [step.clean], "adv": [step.attacked], "both": [step.clean, step.attacked]}[self.supervision]
         return torch.stack([cross_entropy(logits, step.labels) for logits in shown]).mean(), term
+
+
+def _chance_level(right: int, images: int, classes: int) -> str | None:
+    """A warning where the frozen model is not better than guessing, by an exact binomial test at 0.05."""
+    if binomtest(right, images, 1 / classes, alternative="greater").pvalue <= _LEVEL:
+        return None
+    return (
+        f"the frozen model is right on {right} of {images} training images, no more than guessing among {classes} classes: "
+        "agreeing with it teaches noise"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,6 +96,7 @@ class Fitted:
         predictions: class that the fitted classifier gives each noisy training copy; None where there is none.
         notes: facts for the adapter's configuration.
         foreign: entries of the configuration beside ours, for another library that can read the weights.
+        warnings: what every record of it should say.
     """
 
     weights: Weights
@@ -103,3 +104,4 @@ class Fitted:
     predictions: Tensor | None = None
     notes: dict[str, object] = field(default_factory=dict)
     foreign: dict[str, object] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()

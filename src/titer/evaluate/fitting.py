@@ -107,7 +107,7 @@ def fit(
         fitted = method.fit(task)
     reason = collapse(fitted, len(chosen.data.classes))
     seconds = time.perf_counter() - began
-    warnings = () if reason is None else (reason,)
+    warnings = (*fitted.warnings, *(() if reason is None else (reason,)))
     write_adapter(
         Path(out),
         fitted.weights,
