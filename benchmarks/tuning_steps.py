@@ -1,9 +1,9 @@
 """What a training step of adversarial prompt tuning costs: ours, and the same step as public code writes it.
 
-`python benchmarks/tuning_steps.py [--rounds 5] [--methods fap capt]`. A randomly initialised CLIP ViT-B/32, 100 classes, batches of the public
-code (APT 32, FAP's family 4). As public code writes it: texts padded to 77 tokens, the text tower run and differentiated at
-every step of the attack, all learned tensors in its graph. One thread, one process, rounds interleaved; medians with range,
-and both losses. Peak memory is that of the process after each kind of step, run in a process of its own with `--memory`.
+`python benchmarks/tuning_steps.py [--rounds 5] [--methods fap capt]`. A randomly initialised CLIP ViT-B/32, 100 classes,
+batches of the public code (APT 32, FAP's family 4). As public code writes it: texts padded to 77 tokens, the text tower run
+and differentiated at every step of the attack, all learned tensors in its graph. One thread, one process, rounds
+interleaved; medians with range, and both losses. Peak memory is what a step adds to a process of its own (`--memory`).
 """
 
 from __future__ import annotations
