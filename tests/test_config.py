@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from titer.attacks import Pgd
+from titer.attacks.apgd import ApgdCe
 from titer.certify import Anytime, Gaussian
 from titer.config import SIZES, read_recipe, read_tables, recipes_here
 from titer.defenses import Coop, PromptSmooth
 from titer.errors import InputError
+from titer.evaluate.study import AttackEntry
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
@@ -186,13 +189,86 @@ def test_a_cell_can_be_left_out(tmp_path: Path) -> None:
         ({"cells": {"main": {"sigmas": 1}}}, "unknown key of [cells.main] 'sigmas'; did you mean 'sigma'"),
         ({"cells": {"main": True}}, "[cells.main]: expected a table, or false"),
         ({"cells": {"main": False}}, "all of its cells are false"),
-        ({"attacks": {"pgd": {}}}, "unknown attack 'pgd'"),
+        ({"attacks": {"pdg": {}}}, "[attacks.pdg]: unknown attack 'pdg'; did you mean 'pgd'"),
+        ({"attacks": {"mine": {"method": "pdg"}}}, "[attacks.mine]: unknown attack 'pdg'; did you mean 'pgd'"),
+        ({"attacks": {"sga": {}}}, "[attacks.sga]: unknown attack 'sga'"),
+        ({"attacks": {"a/b": {"method": "pgd"}}}, "[attacks.a/b]: expected a name of letters"),
+        ({"attacks": {"pgd": 3}}, "[attacks.pgd]: expected a table, got 3"),
+        ({"attacks": 3}, "[attacks]: expected a table, got 3"),
+        ({"attacks": {"pgd": {"step": "far"}}}, "[attacks.pgd]: attack 'pgd': step: expected a number, got 'far'"),
+        ({"attacks": {"pgd": {"stepps": 2}}}, "[attacks.pgd]: unknown setting of attack 'pgd': 'stepps'; did you mean 'steps'"),
+        ({"attacks": {"pgd": {"steps": 0}}}, "[attacks.pgd]: steps: expected at least 1, got 0"),
+        ({"attacks": {"pgd": {"norm": "l3"}}}, "[attacks.pgd]: unknown norm of attack 'pgd' 'l3'"),
+        ({"attacks": {"smoothadv": {"norm": "l1"}}}, "[attacks.smoothadv]: unknown norm of attack 'smoothadv' 'l1'"),
+        ({"attacks": {"pgd": {"eps": "much"}}}, "[attacks.pgd]: eps: expected a number or a fraction such as 1/255, got 'much'"),
+        ({"attacks": {"pgd": {"eps": ()}}}, "[attacks.pgd]: eps: expected numbers, got []"),
+        ({"attacks": {"pgd": {"eps": True}}}, "[attacks.pgd]: eps: expected numbers, got [True]"),
+        ({"attacks": {"pgd": {"eps": [0.01, 0]}}}, "[attacks.pgd]: eps: expected a length above 0 in [0, 1] pixels"),
+        ({"attacks": {"pgd": {"eps": 4}}}, "[attacks.pgd]: eps: 4 is the whole range of [0, 1] pixels; probably 4/255 was meant"),
+        ({"attacks": {"pgd": {"checks": "no"}}}, "[attacks.pgd] checks: expected true or false, got 'no'"),
+        ({"attacks": {"pgd": {}}, "cells": {"main": {"attacks": ["pdg"]}}},
+         "unknown attack of [cells.main] 'pdg'; did you mean 'pgd'"),
+        ({"attacks": {"pgd": {}}, "cells": {"main": {"attacks": "pgd"}}},
+         "[cells.main] attacks: expected a list of names, got 'pgd'"),
         ({"size": "huge"}, "it has no size 'huge'; expected 'quick'"),
         ({"size": {"x": 1}}, "it has no size {'x': 1}"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_that_names_it(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     assert words in refusal(written(tmp_path), changes=changes)
+
+
+ATTACKS = (
+    SMALL
+    + """
+[attacks.pgd]
+eps = ["2/255", 0.001, "1/255"]
+steps = 20
+[attacks.far]
+method = "apgd-ce"
+norm = "l2"
+eps = 0.5
+checks = false
+[cells.curves]
+[cells.hit]
+attacks = ["pgd", "far", "pgd"]
+seeds = [1]
+[cells.both]
+attacks = ["pgd"]
+sigma = 0.1
+[cells.certified-as-the-grid-says]
+attacks = ["pgd"]
+certifier = { n = 600 }
+"""
+)
+
+
+def test_a_cell_attacks_instead_of_or_beside_certifying(tmp_path: Path) -> None:
+    study = read_recipe(written(tmp_path, ATTACKS))
+    assert study.attacks["pgd"] == AttackEntry("pgd", Pgd(steps=20), "linf", (0.001, 1 / 255, 2 / 255))
+    assert study.attacks["far"] == AttackEntry("far", ApgdCe(), "l2", (0.5,), checks=False)
+    found = {cell.name: (cell.attacks, cell.sigmas, cell.seeds) for cell in study.cells}
+    assert found == {
+        "curves": ((), (0.25, 0.5), (1, 2)),
+        "hit": (("pgd", "far"), (), (1,)),
+        "both": (("pgd",), (0.1,), (1, 2)),
+        "certified-as-the-grid-says": (("pgd",), (0.25, 0.5), (1, 2)),
+    }
+
+
+def test_attacks_take_changes_and_their_own_names(tmp_path: Path) -> None:
+    changes = {"attacks": {"pgd": {"steps": 2, "eps": 4 / 255}, "square": {}}}
+    study = read_recipe(written(tmp_path, ATTACKS), changes=changes)
+    assert study.attacks["pgd"] == AttackEntry("pgd", Pgd(steps=2), "linf", (4 / 255,))
+    assert (study.attacks["square"].method, study.attacks["square"].eps) == ("square", (1 / 255,))
+
+
+def test_a_recipe_without_cells_does_all_that_it_names(tmp_path: Path) -> None:
+    (cell,) = read_recipe(written(tmp_path), changes={"attacks": {"pgd": {}}}).cells
+    assert (cell.name, cell.attacks, cell.sigmas) == ("main", ("pgd",), (0.25, 0.5))
+    alone = written(tmp_path, '[defenses.coop]\nmethod = "coop"\n[attacks.pgd]\n', "alone.toml")
+    (cell,) = read_recipe(alone, model="titer:tiny", data="titer:phantoms").cells
+    assert (cell.attacks, cell.sigmas) == (("pgd",), ())
 
 
 def test_a_recipe_without_data_asks_for_it(tmp_path: Path) -> None:

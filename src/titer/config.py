@@ -7,8 +7,10 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
+from titer.attacks import ATTACKS, Norm
+from titer.attacks.threat import rising
 from titer.certify import CERTIFIERS
 from titer.certify.certificate import Guarantee
 from titer.certify.settings import check_sigma
@@ -16,9 +18,11 @@ from titer.data.classes import Wording
 from titer.defenses import DEFENSES
 from titer.errors import InputError, unknown
 from titer.evaluate.plan import check_draws
-from titer.evaluate.study import Cell, Entry, Study
+from titer.evaluate.study import AttackEntry, Cell, Entry, Study
 from titer.models.classifier import split_templates
+from titer.results.robustness import check_budgets
 from titer.results.study import ZERO_SHOT
+from titer.typed import number
 
 Table = dict[str, Any]
 
@@ -29,6 +33,9 @@ FOLDER = Path("recipes")
 _TABLES = ("title", "model", "data", "defenses", "attacks", "certifier", "grid", "cells", *SIZES)
 _OWN = ("method", "guarantee", "baseline", "shots", "seeds", "per_sigma", "cells")
 """Keys of a defense that are the comparison's; all others are settings of the method."""
+
+_OF_ATTACK = ("method", "norm", "eps", "checks")
+"""Keys of an attack that are the comparison's; all others are settings of the method."""
 
 _GRID = ("shots", "seeds", "sigma")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -134,8 +141,6 @@ def _merged(table: Table, changes: Mapping[str, Any]) -> Table:
 
 def _study(recipe: Table, model: str | None, data: str | None) -> Study:
     _known("table", recipe, _TABLES)
-    for name in _table(recipe, "attacks"):
-        raise unknown("attack", name, ())
     source = _table(recipe, "data", ("name", "split", "limit", "classes", "template", "source"))
     names = {
         "model": model or _table(recipe, "model", ("name",)).get("name"),
@@ -150,13 +155,16 @@ def _study(recipe: Table, model: str | None, data: str | None) -> Study:
         raise InputError("it compares nothing; expected a table [defenses.NAME] for each method")
     entries = {name: _entry(name, table) for name, table in defenses.items()}
     _one_zero_shot(entries.values())
-    wanted = {name: table for name, table in (_table(recipe, "cells") or {"main": {}}).items() if table is not False}
+    attacks = {name: _attack(name, table) for name, table in _table(recipe, "attacks").items()}
+    grid = _table(recipe, "grid", _GRID)
+    cells = _table(recipe, "cells") or {"main": _main(attacks, grid)}
+    wanted = {name: table for name, table in cells.items() if table is not False}
     if not wanted:
-        raise InputError("it certifies nothing: all of its cells are false")
+        raise InputError("it judges nothing: all of its cells are false")
     kept = {name: _kept(name, table, _table(recipe, "cells")) for name, table in defenses.items()}
     shared = {
         "limit": source.get("limit"),
-        **_table(recipe, "grid", _GRID),
+        **grid,
         "certifier": _table(recipe, "certifier"),
     }
     return Study(
@@ -165,9 +173,16 @@ def _study(recipe: Table, model: str | None, data: str | None) -> Study:
         data=str(names["data"]),
         split=str(source.get("split", "test")),
         entries=entries,
-        cells=tuple(_cell(name, shared, table, kept) for name, table in wanted.items()),
+        cells=tuple(_cell(name, shared, table, kept, attacks) for name, table in wanted.items()),
         wording=_wording(source),
+        attacks=attacks,
     )
+
+
+def _main(attacks: Iterable[str], grid: Table) -> Table:
+    """The only cell of a recipe without cells: it does all that there is to do."""
+    certified = {"sigma": grid["sigma"]} if "sigma" in grid else {}
+    return {"attacks": list(attacks), **certified} if attacks else {}
 
 
 def _wording(source: Table) -> Wording | None:
@@ -237,14 +252,60 @@ def _entry(name: str, table: Any) -> Entry:
     return entry
 
 
-def _cell(name: str, shared: Table, own: Any, kept: Mapping[str, Sequence[str] | None]) -> Cell:
-    """A cell certifies the methods it names, or all that are not kept for other cells."""
+def _attack(name: str, table: Any) -> AttackEntry:
+    place = f"[attacks.{name}]"
+    _check_name(place, name)
+    if not isinstance(table, dict):
+        raise InputError(f"{place}: expected a table, got {table!r}")
+    method, norm = str(table.get("method", name)), table.get("norm", "linf")
+    settings = {key: _tuple(value) for key, value in table.items() if key not in _OF_ATTACK}
+    try:
+        attack = ATTACKS.build(method, **settings)
+        eps = _lengths("eps", table.get("eps", "1/255"))
+        if norm not in attack.norms:
+            raise unknown(f"norm of attack {method!r}", str(norm), attack.norms)
+        check_budgets("eps", eps, norm)
+        threats = rising(cast("Norm", norm), eps)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+    return AttackEntry(
+        name=name,
+        attack=attack,
+        norm=threats[0].norm,
+        eps=tuple(threat.epsilon for threat in threats),
+        checks=_truth(f"{place} checks", table.get("checks", True)),
+    )
+
+
+def _lengths(place: str, values: Any) -> tuple[float, ...]:
+    """Numbers, or texts of fractions."""
+    listed = list(values) if isinstance(values, list | tuple) else [values]
+    typed = [number(value, place) if isinstance(value, str) else value for value in listed]
+    return _numbers(place, typed, float)
+
+
+def _cell(
+    name: str,
+    shared: Table,
+    own: Any,
+    kept: Mapping[str, Sequence[str] | None],
+    attacks: Mapping[str, AttackEntry],
+) -> Cell:
+    """A cell judges the methods it names, or all that are not kept for other cells.
+
+    One that names attacks certifies only if it says with what: the grid's sigma is for those that do not.
+    """
     place = f"[cells.{name}]"
     _check_name(place, name)
     if not isinstance(own, dict):
         raise InputError(f"{place}: expected a table, or false to leave the cell out, got {own!r}")
-    _known(f"key of {place}", own, ("defenses", *shared, *_GRID))
+    _known(f"key of {place}", own, ("defenses", "attacks", *shared, *_GRID))
     table = _merged(shared, own)
+    attacked = _names(f"{place} attacks", own.get("attacks", ()))
+    for attack in attacked:
+        if attack not in attacks:
+            raise unknown(f"attack of {place}", attack, attacks)
+    certifies = not attacked or not own.keys().isdisjoint(("sigma", "certifier"))
     entries = tuple(entry for entry, only in kept.items() if only is None or name in only)
     chosen = _names(f"{place} defenses", table["defenses"]) if "defenses" in table else entries
     for entry in chosen:
@@ -255,7 +316,7 @@ def _cell(name: str, shared: Table, own: Any, kept: Mapping[str, Sequence[str] |
     settings = {key: _tuple(value) for key, value in _table(table, "certifier").items()}
     certifier = CERTIFIERS.build(str(settings.pop("name", "gaussian")), **settings)
     check_draws(certifier, certifier.alpha)
-    sigmas = _numbers(f"{place} sigma", table.get("sigma", ()), float)
+    sigmas = _numbers(f"{place} sigma", table.get("sigma", ()), float) if certifies else ()
     for sigma in sigmas:
         check_sigma(sigma)
     return Cell(
@@ -266,6 +327,7 @@ def _cell(name: str, shared: Table, own: Any, kept: Mapping[str, Sequence[str] |
         shots=_wholes(f"{place} shots", table.get("shots", 16), 1),
         seeds=_wholes(f"{place} seeds", table.get("seeds", 1), 0),
         limit=None if table["limit"] is None else _wholes(f"{place} limit", table["limit"], 1)[0],
+        attacks=attacked,
     )
 
 

@@ -15,13 +15,15 @@ import titer
 from evaluate.test_fitting import facts_in, two_splits
 from images import timeless
 from tiny_models import clip_directory
+from titer.attacks import Pgd
+from titer.attacks.apgd import ApgdDlr
 from titer.certify import Gaussian
-from titer.defenses import Coop, PromptSmooth
+from titer.defenses import Coop, PromptSmooth, Tpt
 from titer.errors import InputError
 from titer.evaluate import study as studies
 from titer.evaluate.fitting import fit
 from titer.evaluate.smoothing import certify
-from titer.evaluate.study import Cell, Entry, Study, prompt_sets, run_study
+from titer.evaluate.study import AttackEntry, Cell, Entry, Study, prompt_sets, run_study
 from titer.features.stream import threads
 
 COOP = Coop(epochs=2, context=2)
@@ -322,3 +324,126 @@ def test_a_fit_of_other_settings_is_not_taken_for_this_one(places: tuple[str, st
         InputError, match=r"coop-2-s1 is another fit than the recipe says: settings\.epochs was 9, now 2"
     ):
         run_study(study, out)
+
+
+PGD = AttackEntry("short", Pgd(steps=2), "linf", (1 / 255, 4 / 255), checks=False)
+
+
+def attacks_of(
+    places: tuple[str, str], *entries: Entry, attacks: tuple[AttackEntry, ...] = (PGD,), **changes: Any
+) -> Study:
+    """A study with one cell that only attacks."""
+    study = study_of(places, *entries)
+    names = tuple(entry.name for entry in attacks)
+    cell = dataclasses.replace(study.cells[0], name="hit", sigmas=(), attacks=names)
+    whole = dataclasses.replace(study, cells=(cell,), attacks={entry.name: entry for entry in attacks})
+    return dataclasses.replace(whole, **changes)
+
+
+@pytest.fixture(scope="module")
+def attacked(places: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_study(attacks_of(places, *ENTRIES), tmp_path_factory.mktemp("attacked") / "study", seed=7)
+
+
+def test_a_cell_attacks_all_of_its_prompt_sets(attacked: Path) -> None:
+    facts = told(attacked)
+    assert facts["cells"] == [
+        {"name": "hit", "runs": ["runs/hit-short"], "defenses": ["zero-shot", "coop", "twin"], "attacks": ["short"],
+         "shots": [2], "seeds": [1], "limit": 4},
+    ]  # fmt: skip
+    assert facts["attacks"] == {
+        "short": {"method": "pgd", "settings": dataclasses.asdict(Pgd(steps=2)), "norm": "linf",
+                  "eps": [1 / 255, 4 / 255], "checks": False},
+    }  # fmt: skip
+    run = titer.read_run(attacked / "runs" / "hit-short")
+    assert (run.info["verb"], run.info["status"], run.info["seed"]) == ("attack", "done", 7)
+    assert "checks" not in run.info
+    assert len(run.records) == 4 * 3 * 2
+    assert not (run.path / "images").exists()
+    answers = {
+        name: [(r["sample_id"], r["eps"], r["prediction"], r["l2"]) for r in run.records if r["prompts"] == name]
+        for name in ("coop-2-s1", "twin-2-s1")
+    }
+    assert answers["coop-2-s1"] == answers["twin-2-s1"]  # what learned the same is attacked with the same randomness
+
+
+def test_a_finished_attack_is_left_alone(
+    attacked: Path, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(attacked)
+    monkeypatch.setattr(studies, "fit", forbidden)
+    monkeypatch.setattr(Pgd, "__call__", forbidden)
+    run_study(attacks_of(places, *ENTRIES), attacked)
+    assert contents(attacked) == before
+
+
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        (dataclasses.replace(PGD, attack=Pgd(steps=3)), "attacks.short.settings.steps was 2, now 3"),
+        (dataclasses.replace(PGD, eps=(1 / 255,)), "attacks.short.eps was"),
+        (dataclasses.replace(PGD, norm="l2"), 'attacks.short.norm was "linf", now "l2"'),
+        (dataclasses.replace(PGD, name="other"), 'cells.hit.attacks was ["short"], now ["other"]'),
+    ],
+)
+def test_another_attack_is_refused_with_the_differences(
+    attack: AttackEntry, words: str, attacked: Path, places: tuple[str, str]
+) -> None:
+    before = (attacked / "study.json").read_text()
+    with pytest.raises(InputError) as refused:
+        run_study(attacks_of(places, *ENTRIES, attacks=(attack,)), attacked)
+    assert words in str(refused.value)
+    assert (attacked / "study.json").read_text() == before
+
+
+def test_a_comparison_of_certificates_may_grow_by_attacks_and_these_by_self_checks(
+    places: tuple[str, str], tmp_path: Path
+) -> None:
+    """study.json of earlier versions says nothing of attacks."""
+    small = study_of(places, ENTRIES[0], sigmas=(0.1,))
+    out = run_study(small, tmp_path / "study", seed=7)
+    (out / "study.json").write_text(json.dumps({key: value for key, value in told(out).items() if key != "attacks"}))
+    before = contents(out)
+    more = attacks_of(places, ENTRIES[0])
+    run_study(more, out)
+    assert [cell["name"] for cell in told(out)["cells"]] == ["main", "hit"]
+    assert before.items() <= contents(out).items()
+    checked = dataclasses.replace(PGD, checks=True)
+    run_study(attacks_of(places, ENTRIES[0], attacks=(checked,)), out)
+    assert titer.read_run(out / "runs" / "hit-short").info["checks"]
+    run_study(small, out)  # in part
+    assert set(told(out)["attacks"]) == {"short"}
+
+
+def test_a_cell_may_certify_and_attack(places: tuple[str, str], tmp_path: Path) -> None:
+    study = attacks_of(places, ENTRIES[0], Entry("each", SMOOTH, per_sigma=True))
+    cell = dataclasses.replace(study.cells[0], sigmas=(0.1, 0.25))
+    out = run_study(dataclasses.replace(study, cells=(cell,)), tmp_path / "out")
+    assert told(out)["cells"][0]["runs"] == ["runs/hit-sigma0.1", "runs/hit-sigma0.25", "runs/hit-short"]
+    prompts = {record["prompts"] for record in titer.read_run(out / "runs" / "hit-short").records}
+    assert prompts == {"zero-shot", "each-sigma0.1-2-s1", "each-sigma0.25-2-s1"}
+
+
+def test_what_adapts_to_the_image_is_left_out_of_attacks_with_a_word(places: tuple[str, str], tmp_path: Path) -> None:
+    adapting = Entry("tuned", Tpt(views=2))
+    out = run_study(attacks_of(places, ENTRIES[0], adapting), tmp_path / "out")
+    assert told(out)["prompts"]["tuned-s1"]["adapts"] is True
+    assert "adapts" not in told(out)["prompts"]["zero-shot"]
+    assert {record["prompts"] for record in titer.read_run(out / "runs" / "hit-short").records} == {"zero-shot"}
+    with pytest.raises(InputError, match="cell hit: tuned adapt to each image they are shown"):
+        run_study(attacks_of(places, adapting), tmp_path / "alone")
+
+
+def test_what_cannot_be_attacked_is_found_before_anything_is_written(places: tuple[str, str], untouched: Path) -> None:
+    each = Entry("each", SMOOTH, per_sigma=True)
+    with pytest.raises(InputError, match="cell hit: each is fitted for each sigma, and the cell has none"):
+        run_study(attacks_of(places, each), untouched)
+    ratio = dataclasses.replace(PGD, attack=ApgdDlr())
+    with pytest.raises(InputError, match="attack 'apgd-dlr' needs at least 3 classes, data has 2"):
+        run_study(attacks_of(places, *ENTRIES, attacks=(ratio,)), untouched)
+    study = attacks_of(places, *ENTRIES, attacks=(dataclasses.replace(PGD, name="sigma0.1"),))
+    twice = dataclasses.replace(study.cells[0], sigmas=(0.1,))
+    with pytest.raises(
+        InputError, match=r"two runs would be written to runs/hit-sigma0\.1; rename a cell or an attack"
+    ):
+        run_study(dataclasses.replace(study, cells=(twice,)), untouched)

@@ -10,7 +10,7 @@ from titer.cli import options as o
 from titer.cli.output import document, table
 from titer.cli.retrieval import attack_pairs
 from titer.cli.values import numbers, settings, whole
-from titer.errors import InputError, unknown
+from titer.errors import unknown
 
 if TYPE_CHECKING:
     from titer.attacks import Norm
@@ -81,14 +81,10 @@ def _budgets(text: str, norm: str) -> tuple[float, ...]:
     Raises:
         InputError: for an linf budget that must have been meant in 255 grey levels.
     """
-    from titer.results.robustness import meant
+    from titer.results.robustness import check_budgets
 
     budgets = numbers(text, "--eps")
-    for budget in budgets:
-        if norm == "linf" and budget >= 1:
-            raise InputError(
-                f"--eps: {budget:g} is the whole range of [0, 1] pixels; probably {meant(budget)} was meant"
-            )
+    check_budgets("--eps", budgets, norm)
     return budgets
 
 

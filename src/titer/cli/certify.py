@@ -8,8 +8,9 @@ import typer
 
 from titer.cli import options as o
 from titer.cli.output import document, note, table
-from titer.cli.values import number, numbers, whole
+from titer.cli.values import numbers, whole
 from titer.errors import InputError
+from titer.typed import number
 
 
 def register(app: typer.Typer) -> None:

@@ -9,7 +9,8 @@ import typer
 
 from titer.cli import options as o
 from titer.cli.output import document
-from titer.cli.values import number, numbers, settings, whole
+from titer.cli.values import numbers, settings, whole
+from titer.typed import number
 
 
 def register(app: typer.Typer) -> None:

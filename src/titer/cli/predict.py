@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from titer.cli import options as o
-from titer.cli.values import number, numbers, whole
+from titer.cli.values import numbers, whole
+from titer.typed import number
 
 
 def register(app: typer.Typer) -> None:

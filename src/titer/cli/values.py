@@ -5,23 +5,10 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 from typing import Any
 
 from titer.errors import InputError
-
-
-def number(text: str, option: str) -> float:
-    """A number or a fraction such as ``1/255`` or ``0.5/255``.
-
-    Raises:
-        InputError: naming the option and the text.
-    """
-    try:
-        above, below = text.split("/") if "/" in text else (text, "1")
-        return float(Fraction(above.strip()) / Fraction(below.strip()))
-    except (ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{option}: expected a number or a fraction such as 1/255, got {text!r}") from error
+from titer.typed import number
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:

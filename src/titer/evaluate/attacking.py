@@ -150,22 +150,25 @@ def plan_attack(
     if norm not in method.norms:
         raise InputError(f"attack {name!r}: expected a norm of {', '.join(method.norms)}, got {norm!r}")
     chosen = AttackPlan(**vars(load_subject(model, data, **subject)), name=name, attack=method, threats=threats)
-    _check_task(chosen)
+    check_task(name, method, chosen.data)
     for prompts, classifier in chosen.classifiers.items():
         _check_classifier(chosen, prompts, classifier)
     return chosen
 
 
-def _check_task(chosen: AttackPlan) -> None:
-    if len(chosen.data.classes) < 2:
-        raise InputError(f"{chosen.data.name} has one class; an attack needs another one that the answer could become")
-    if all(example.label is None for example in chosen.data.examples):
-        raise InputError(f"{chosen.data.name} has no labels in this split; an attack needs the class to be left")
-    least = getattr(chosen.attack, "least_classes", 2)
-    if len(chosen.data.classes) < least:
-        raise InputError(
-            f"attack {chosen.name!r} needs at least {least} classes, {chosen.data.name} has {len(chosen.data.classes)}"
-        )
+def check_task(name: str, method: Attack, data: Data) -> None:
+    """Whether there is something for an attack to do on these data.
+
+    Raises:
+        InputError: for too few classes, or none of the images labelled.
+    """
+    if len(data.classes) < 2:
+        raise InputError(f"{data.name} has one class; an attack needs another one that the answer could become")
+    if all(example.label is None for example in data.examples):
+        raise InputError(f"{data.name} has no labels in this split; an attack needs the class to be left")
+    least = getattr(method, "least_classes", 2)
+    if len(data.classes) < least:
+        raise InputError(f"attack {name!r} needs at least {least} classes, {data.name} has {len(data.classes)}")
 
 
 def _check_classifier(chosen: AttackPlan, prompts: str, classifier: Classifier) -> None:

@@ -1,7 +1,7 @@
-"""A comparison of methods on one data set: fits, then runs that certify all of them on the same noise.
+"""A comparison of methods on one data set: fits, then runs that certify all of them on the same noise, or attack them.
 
 Everything is kept below one directory and goes on where it stopped: ``prompts/`` holds what was fitted, ``features/`` noisy
-features that fits share, ``runs/`` a run for each cell and sigma, and ``study.json`` says which prompt set is what.
+features that fits share, ``runs/`` a run for each cell and sigma or attack, and ``study.json`` says which prompt set is what.
 """
 
 from __future__ import annotations
@@ -11,19 +11,21 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from titer.attacks import ATTACKS, Attack, Norm
 from titer.data import load_data
 from titer.data.classes import Wording
 from titer.data.example import Data
 from titer.data.load import load_all
 from titer.defenses import DEFENSES, Defense
-from titer.defenses.adapter import CONFIG, WEIGHTS, facts_of
+from titer.defenses.adapter import CONFIG, WEIGHTS, facts_of, load_classifier
 from titer.errors import InputError, RunError
+from titer.evaluate.attacking import attack, check_task
 from titer.evaluate.fitting import fit
 from titer.evaluate.plan import Certifier, certifier_name
 from titer.evaluate.smoothing import certify
@@ -31,7 +33,7 @@ from titer.models import load_model
 from titer.models.encoder import Encoder
 from titer.registry import settings_of
 from titer.results.store import differences
-from titer.results.study import STUDY, ZERO_SHOT
+from titer.results.study import STUDY, ZERO_SHOT, attack_run, sigma_run
 
 LOCK = ".lock"
 
@@ -62,16 +64,41 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class AttackEntry:
+    """An attack of a comparison.
+
+    Args:
+        name: what tables call it.
+        attack: with its settings.
+        norm: of the perturbations.
+        eps: budgets in [0, 1] pixels, upward.
+        checks: whether self-checks look for signs that it was weak.
+    """
+
+    name: str
+    attack: Attack
+    norm: Norm
+    eps: tuple[float, ...]
+    checks: bool = True
+
+    @property
+    def method(self) -> str:
+        """The attack's registered name."""
+        return next(name for name in ATTACKS if ATTACKS[name] is type(self.attack))
+
+
+@dataclass(frozen=True)
 class Cell:
-    """Methods that are certified together.
+    """Methods that are certified together, attacked together, or both.
 
     Args:
         name: of its runs.
         entries: names of the methods.
         certifier: with which they are certified.
-        sigmas: standard deviations of the noise, in [0, 1] pixel units.
+        sigmas: standard deviations of the noise, in [0, 1] pixel units; none where nothing is certified.
         shots, seeds: of the fits.
         limit: images, class-balanced.
+        attacks: names of the attacks.
     """
 
     name: str
@@ -81,6 +108,13 @@ class Cell:
     shots: tuple[int, ...]
     seeds: tuple[int, ...]
     limit: int | None
+    attacks: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Directories of its runs, below the comparison's."""
+        certified = (sigma_run(self.name, sigma) for sigma in self.sigmas)
+        return (*certified, *(attack_run(self.name, name) for name in self.attacks))
 
 
 @dataclass(frozen=True)
@@ -91,10 +125,11 @@ class Study:
         title: of its page.
         model: a model's name.
         data: a data set's name or directory.
-        split: where the images that are certified come from.
+        split: where the images that are certified or attacked come from.
         entries: methods by name.
-        cells: what is certified.
+        cells: what is certified and attacked.
         wording: classes and words in the place of the data set's own.
+        attacks: attacks by name.
     """
 
     title: str
@@ -104,6 +139,7 @@ class Study:
     entries: Mapping[str, Entry]
     cells: tuple[Cell, ...]
     wording: Wording | None = None
+    attacks: Mapping[str, AttackEntry] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,12 +183,12 @@ def run_study(
     workers: int | None = None,
     command: str = "titer.run",
 ) -> Path:
-    """Fit and certify everything a comparison asks for, or go on with it.
+    """Fit, certify and attack everything a comparison asks for, or go on with it.
 
     Args:
         study: the comparison.
         out: its directory.
-        seed: of the noise; the recorded one on resume, else a fresh one of the operating system.
+        seed: of the noise and of the attacks; the recorded one on resume, else a fresh one of the operating system.
         device: ``cpu`` or ``cuda``; found by itself unless given.
         workers: threads; one per core unless given. Changes no number.
         command: what study.json says it was made by.
@@ -162,31 +198,49 @@ def run_study(
 
     Raises:
         InputError: for whatever is wrong with the input.
-        RunError: if no image could be certified.
+        RunError: if no image could be certified or attacked.
     """
     out = Path(out)
     for name, value, least in (("seed", seed, 0), ("workers", workers, 1)):
         if value is not None and value < least:
             raise InputError(f"{name}: expected at least {least}, got {value}")
     _prompt_sets(study, study.cells)
+    _check_runs(study)
     _refuse_foreign(out)
     # all that can be refused is refused before the first fit
     encoder, everything = load_model(study.model, device=device), load_all(study.data, study.wording)
     judged = {cell.name: load_data(study.data, study.split, cell.limit, study.wording) for cell in study.cells}
+    for cell in study.cells:
+        for entry in (study.attacks[name] for name in cell.attacks):
+            check_task(entry.method, entry.attack, judged[cell.name])
     with _alone(out):
         said = _begun(out, _said(study, encoder, everything, command), seed)
         for cell in study.cells:
             for prompts in _prompt_sets(study, [cell]):
-                said["prompts"][prompts.name] = _fitted(prompts, encoder, everything, out)
+                said["prompts"].setdefault(prompts.name, {}).update(_fitted(prompts, encoder, everything, out))
                 _write(out, said)
             for sigma in cell.sigmas:
                 _certified(study, cell, sigma, encoder, judged[cell.name], out, said["seed"], workers, command)
+            if cell.attacks:
+                fixed = _fixed(study, cell, encoder, judged[cell.name], out, said)
+                _write(out, said)
+                for name in cell.attacks:
+                    _attacked(
+                        study.attacks[name], encoder, judged[cell.name], out / attack_run(cell.name, name),
+                        seed=said["seed"], workers=workers, command=command, **_shown(fixed, out),
+                    )  # fmt: skip
     return out
 
 
-def prompt_sets(study: Study, cell: Cell, sigma: float) -> Iterator[PromptSet]:
-    """What a cell certifies at a noise level."""
+def prompt_sets(study: Study, cell: Cell, sigma: float | None) -> Iterator[PromptSet]:
+    """What a cell certifies at a noise level, or attacks where it has none.
+
+    Raises:
+        InputError: for a method that is fitted for each noise level where there is none.
+    """
     for entry in (study.entries[name] for name in cell.entries):
+        if entry.per_sigma and sigma is None:
+            raise InputError(f"cell {cell.name}: {entry.name} is fitted for each sigma, and the cell has none")
         if entry.defense is None:
             yield PromptSet(entry)
             continue
@@ -197,21 +251,38 @@ def prompt_sets(study: Study, cell: Cell, sigma: float) -> Iterator[PromptSet]:
 
 
 def _prompt_sets(study: Study, cells: Sequence[Cell]) -> list[PromptSet]:
-    """All that some cells certify, each once; those with the most shots first, since stores of fewer shots are parts of theirs.
+    """All that some cells judge, each once; those with the most shots first, since stores of fewer shots are parts of theirs."""
+    return sorted(_each_once(study, cells), key=lambda prompts: -(prompts.shots or 0))
+
+
+def _each_once(study: Study, cells: Sequence[Cell]) -> list[PromptSet]:
+    """All that some cells judge, each once, in the recipe's order.
 
     Raises:
         InputError: if two of them would have one name.
     """
     found: dict[str, PromptSet] = {}
     for cell in cells:
-        for sigma in cell.sigmas:
+        for sigma in cell.sigmas or (None,):
             for prompts in prompt_sets(study, cell, sigma):
                 if found.setdefault(prompts.name, prompts) != prompts:
                     named = prompts.entry.name, found[prompts.name].entry.name
                     raise InputError(
                         f"{' and '.join(named)} both make prompts named {prompts.name!r}; rename one of them"
                     )
-    return sorted(found.values(), key=lambda prompts: -(prompts.shots or 0))
+    return list(found.values())
+
+
+def _check_runs(study: Study) -> None:
+    """Names of cells and attacks become names of directories.
+
+    Raises:
+        InputError: if two runs would have one directory.
+    """
+    runs = [run for cell in study.cells for run in cell.runs]
+    repeated = next((run for run in runs if runs.count(run) > 1), None)
+    if repeated is not None:
+        raise InputError(f"two runs would be written to {repeated}; rename a cell or an attack")
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -255,13 +326,14 @@ def _begun(out: Path, said: dict[str, Any], seed: int | None) -> dict[str, Any]:
         "seed": earlier["seed"],
         "prompts": earlier["prompts"],
         "entries": earlier["entries"] | said["entries"],
+        "attacks": earlier.get("attacks", {}) | said["attacks"],
         "cells": list(cells.values()),
     }
 
 
 def _shared(earlier: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Both without the methods and cells that only one of them has: a comparison may grow, or go on in part."""
-    both = {kind: earlier[kind].keys() & now[kind].keys() for kind in ("defenses", "cells")}
+    """Both without what only one of them has: a comparison may grow, or go on in part."""
+    both = {kind: earlier[kind].keys() & now[kind].keys() for kind in ("defenses", "attacks", "cells")}
     first, second = (
         told | {kind: {name: told[kind][name] for name in sorted(names)} for kind, names in both.items()}
         for told in (earlier, now)
@@ -281,7 +353,7 @@ def _earlier(out: Path) -> dict[str, Any] | None:
 
 
 def _identity(told: Mapping[str, Any]) -> dict[str, Any]:
-    """All of study.json that changes a number; which methods are baselines is the page's."""
+    """All of study.json that changes a number; which methods are baselines is the page's, and self-checks may be made later."""
     return {
         "seed": told["seed"],
         "model": told["model"]["fingerprint"],
@@ -289,6 +361,10 @@ def _identity(told: Mapping[str, Any]) -> dict[str, Any]:
         "defenses": {
             name: {key: value for key, value in facts.items() if key != "baseline"}
             for name, facts in told["entries"].items()
+        },
+        "attacks": {
+            name: {key: value for key, value in facts.items() if key != "checks"}
+            for name, facts in told.get("attacks", {}).items()
         },
         "cells": {cell["name"]: cell for cell in told["cells"]},
     }
@@ -313,6 +389,16 @@ def _said(study: Study, encoder: Encoder, data: Data, command: str) -> dict[str,
             }
             for name, entry in study.entries.items()
         },
+        "attacks": {
+            name: {
+                "method": entry.method,
+                "settings": settings_of(entry.attack),
+                "norm": entry.norm,
+                "eps": entry.eps,
+                "checks": entry.checks,
+            }
+            for name, entry in study.attacks.items()
+        },
         "prompts": {},
         "cells": [_told(cell) for cell in study.cells],
     }
@@ -325,12 +411,17 @@ def _settings(entry: Entry) -> dict[str, Any]:
 
 
 def _told(cell: Cell) -> dict[str, Any]:
-    return {
-        "name": cell.name,
-        "runs": [_run(cell, sigma) for sigma in cell.sigmas],
-        "defenses": cell.entries,
+    """What is certified says with what, and what is attacked by what."""
+    certified = {
         "certifier": {"name": certifier_name(cell.certifier), **settings_of(cell.certifier)},
         "sigma": cell.sigmas,
+    }
+    return {
+        "name": cell.name,
+        "runs": cell.runs,
+        "defenses": cell.entries,
+        **(certified if cell.sigmas else {}),
+        **({"attacks": cell.attacks} if cell.attacks else {}),
         "shots": cell.shots,
         "seeds": cell.seeds,
         "limit": cell.limit,
@@ -339,10 +430,6 @@ def _told(cell: Cell) -> dict[str, Any]:
 
 def _method(defense: Defense) -> str:
     return next(name for name in DEFENSES if DEFENSES[name] is type(defense))
-
-
-def _run(cell: Cell, sigma: float) -> str:
-    return f"runs/{cell.name}-sigma{sigma:g}"
 
 
 def _write(out: Path, said: Mapping[str, Any]) -> None:
@@ -421,17 +508,66 @@ def _certified(
         encoder,
         data,
         sigma=sigma,
-        out=out / _run(cell, sigma),
+        out=out / sigma_run(cell.name, sigma),
         certifier=cell.certifier,
         seed=seed,
         workers=workers,
-        prompts=tuple(
-            ZERO_SHOT if prompts.defense is None else str(out / "prompts" / prompts.name)
-            for prompts in sets
-            if prompts.entry.template is None
-        ),
-        templates=tuple(prompts.entry.template for prompts in sets if prompts.entry.template is not None),
         guarantee={prompts.name: prompts.entry.guarantee for prompts in sets if prompts.entry.guarantee is not None},
         command=command,
         images=False,
+        **_shown(sets, out),
+    )
+
+
+def _shown(sets: Sequence[PromptSet], out: Path) -> dict[str, Any]:
+    """Prompt sets and templates as those who judge take them."""
+    return {
+        "prompts": tuple(_place(prompts, out) for prompts in sets if prompts.entry.template is None),
+        "templates": tuple(prompts.entry.template for prompts in sets if prompts.entry.template is not None),
+    }
+
+
+def _place(prompts: PromptSet, out: Path) -> str:
+    return ZERO_SHOT if prompts.defense is None else str(out / "prompts" / prompts.name)
+
+
+def _fixed(
+    study: Study, cell: Cell, encoder: Encoder, data: Data, out: Path, said: Mapping[str, Any]
+) -> list[PromptSet]:
+    """The prompt sets of a cell that attacks can attack: study.json says of the others that they adapt to the image.
+
+    Only a fit tells: whether a method adapts may depend on what it learned.
+
+    Raises:
+        InputError: if all of them adapt.
+    """
+    found = []
+    for prompts in _each_once(study, [cell]):
+        if (
+            prompts.defense is not None
+            and load_classifier(out / "prompts" / prompts.name, encoder, data).adapts_to_input
+        ):
+            said["prompts"][prompts.name]["adapts"] = True
+        else:
+            found.append(prompts)
+    if not found:
+        raise InputError(
+            f"cell {cell.name}: {', '.join(cell.entries)} adapt to each image they are shown, so there is nothing to attack; "
+            "add a fixed method, or leave the cell out with false"
+        )
+    return found
+
+
+def _attacked(entry: AttackEntry, encoder: Encoder, data: Data, out: Path, **options: Any) -> None:
+    attack(
+        encoder,
+        data,
+        entry.method,
+        out=out,
+        norm=entry.norm,
+        eps=entry.eps,
+        settings=settings_of(entry.attack),
+        checks=entry.checks,
+        images=False,
+        **options,
     )

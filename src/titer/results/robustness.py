@@ -90,6 +90,19 @@ def meant(length: float) -> str:
     return f"{Fraction(length).limit_denominator(1000)}/{_GREY}"
 
 
+def check_budgets(place: str, budgets: Sequence[float], norm: str) -> None:
+    """Refuse an linf budget that must have been meant in 255 grey levels.
+
+    Raises:
+        InputError: naming the place and the budget.
+    """
+    for budget in budgets:
+        if norm == "linf" and budget >= 1:
+            raise InputError(
+                f"{place}: {budget:g} is the whole range of [0, 1] pixels; probably {meant(budget)} was meant"
+            )
+
+
 def stands(run: Run) -> list[Stand]:
     """Every prompt set at every epsilon: in the order of the run's settings, epsilons upward.
 

@@ -24,6 +24,16 @@ ZERO_SHOT = "zero-shot"
 Shares = NDArray[np.float64]
 
 
+def sigma_run(cell: str, sigma: float) -> str:
+    """Directory, below the comparison's, of what a cell certifies at a sigma."""
+    return f"runs/{cell}-sigma{sigma:g}"
+
+
+def attack_run(cell: str, attack: str) -> str:
+    """Directory, below the comparison's, of what an attack makes of a cell."""
+    return f"runs/{cell}-{attack}"
+
+
 @dataclass(frozen=True, eq=False)
 class Arm:
     """A method with its shots at one sigma, in one cell: a prompt set for each seed of the fit, on the same images.
