@@ -9,7 +9,8 @@ import numpy as np
 
 from titer.report.plots import on_grid
 from titer.report.tables import MISSING, Share, Table, Value, radius_text
-from titer.results.study import ZERO_SHOT, Arm, StudyCell, StudyResults
+from titer.results.arms import Arm
+from titer.results.study import ZERO_SHOT, StudyCell, StudyResults
 from titer.results.summary import largest_provable, radii_shown
 from titer.statistics.comparisons import Comparison, holm, mcnemar, paired
 from titer.statistics.intervals import group_codes

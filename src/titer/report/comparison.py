@@ -34,7 +34,8 @@ from titer.report.parts import Drawing, Part
 from titer.report.plots import arm_figure, shots_figure
 from titer.report.tables import Table
 from titer.report.words import GUARANTEES
-from titer.results.study import ZERO_SHOT, Arm, StudyCell, StudyResults, is_study, read_study
+from titer.results.arms import Arm
+from titer.results.study import ZERO_SHOT, StudyCell, StudyResults, is_study, read_study
 from titer.statistics.intervals import group_codes
 
 
