@@ -49,6 +49,12 @@ class Fits:
         raise NotImplementedError
 
     @property
+    def fitted_for(self) -> float | None:
+        """The only noise level that it was fitted for; None for the method's own."""
+        sigma: float | None = self.sets[0].get("sigma")
+        return sigma
+
+    @property
     def collapsed(self) -> int:
         """How many of its fits collapsed."""
         return sum(any("collapsed" in text for text in told.get("warnings", ())) for told in self.sets)

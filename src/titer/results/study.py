@@ -64,10 +64,10 @@ class StudyCell:
         return tuple(dict.fromkeys(arm.norm for arm in self.attacked))
 
     def strongest(self, norm: str) -> list[AttackArm]:
-        """Arms under the worst case of all attacks of a norm, or under the only one."""
+        """Arms under the worst case of all attacks of a norm, or under the only one; of each method those with the most shots."""
         own = [arm for arm in self.attacked if arm.norm == norm]
-        most = max((len(arm.attacks) for arm in own), default=0)
-        return [arm for arm in own if len(arm.attacks) == most and arm.attacks == own[-1].attacks]
+        last = {(arm.entry, arm.fitted_for): arm for arm in own if arm.attacks == own[-1].attacks}
+        return list(last.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +193,7 @@ def _attack_arms(
     ids = tuple(sorted(set.intersection(*seen))) if budgets else ()
     if not ids:
         return
-    for (entry, shots), own in _by_method(info, list(by_set)):
+    for entry, shots, own in _by_method(info, list(by_set)):
         yield AttackArm(
             entry=entry,
             facts=info["entries"][entry],
@@ -206,20 +206,21 @@ def _attack_arms(
         )
 
 
-def _by_method(info: Mapping[str, Any], names: Sequence[str]) -> list[tuple[tuple[str, int | None], list[str]]]:
-    """Prompt sets by method and shots: in the recipe's order, with the fewest shots first."""
-    found: dict[tuple[str, int | None], list[str]] = {}
+def _by_method(info: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, int | None, list[str]]]:
+    """Method, shots and prompt sets: in the recipe's order, with the fewest shots first; fits for one sigma are by themselves."""
+    found: dict[tuple[str, int | None, float | None], list[str]] = {}
     for name in names:
         told = info["prompts"][name]
-        found.setdefault((told["entry"], told["shots"]), []).append(name)
+        found.setdefault((told["entry"], told["shots"], told.get("sigma")), []).append(name)
     order = list(info["entries"])
-    return sorted(found.items(), key=lambda item: (order.index(item[0][0]), item[0][1] or 0))
+    for entry, shots, sigma in sorted(found, key=lambda key: (order.index(key[0]), key[2] or 0, key[1] or 0)):
+        yield entry, shots, found[entry, shots, sigma]
 
 
 def _arms(info: Mapping[str, Any], run: Run) -> Iterator[Arm]:
     parts = {part.prompts: part for part in cells(run)}
     ids = _shared(list(parts.values()))
-    for (entry, shots), own in _by_method(info, list(parts)):
+    for entry, shots, own in _by_method(info, list(parts)):
         yield Arm(
             entry=entry,
             facts=info["entries"][entry],
