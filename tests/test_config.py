@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from titer.attacks import Pgd
 from titer.attacks.apgd import ApgdCe
+from titer.attacks.pgd import Pgd
 from titer.certify import Anytime, Gaussian
 from titer.config import SIZES, read_recipe, read_tables, recipes_here
 from titer.defenses import Coop, PromptSmooth

@@ -15,8 +15,8 @@ import titer
 from evaluate.test_fitting import facts_in, two_splits
 from images import timeless
 from tiny_models import clip_directory
-from titer.attacks import Pgd
 from titer.attacks.apgd import ApgdDlr
+from titer.attacks.pgd import Pgd
 from titer.certify import Gaussian
 from titer.defenses import Coop, PromptSmooth, Tpt
 from titer.errors import InputError

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from titer.report.plots import on_grid
 from titer.report.tables import MISSING, Share, Table, Value, radius_text
-from titer.results.study import ZERO_SHOT, Arm, StudyCell, StudyResults
+from titer.results.arms import Arm, Fits
+from titer.results.study import ZERO_SHOT, StudyCell, StudyResults
 from titer.results.summary import largest_provable, radii_shown
 from titer.statistics.comparisons import Comparison, holm, mcnemar, paired
 from titer.statistics.intervals import group_codes
 from titer.statistics.ranking import balanced_mean
 
+AnyFits = TypeVar("AnyFits", bound=Fits)
+
 RADII = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 HEADLINE = 0.25
-_CONSTANT = "constant answer"
+CONSTANT = "constant answer"
+"""Row of what answers every image alike."""
 
 
 def asks_one_radius(cell: StudyCell) -> bool:
@@ -32,7 +37,7 @@ def headline_cell(cells: Sequence[StudyCell]) -> StudyCell:
     return max(alone or provable or cells[:1], key=lambda cell: len(cell.arms[0].ids))
 
 
-def classes(arm: Arm) -> int:
+def classes(arm: Fits) -> int:
     """Classes that have images."""
     return len(set(arm.labels.tolist()))
 
@@ -45,12 +50,12 @@ def radii_of(cell: StudyCell, sigma: float) -> list[float]:
     return [radius for radius in RADII if radius <= largest_provable(part)]
 
 
-def name_of(arm: Arm) -> str:
+def name_of(arm: Fits) -> str:
     """The method, with a mark if some of its fits collapsed."""
     return arm.entry + collapse_mark([arm])
 
 
-def collapse_mark(arms: Sequence[Arm]) -> str:
+def collapse_mark(arms: Sequence[Fits]) -> str:
     """How many fits of these arms collapsed; nothing if none did."""
     collapsed, fits = sum(arm.collapsed for arm in arms), sum(len(arm.sets) for arm in arms)
     return f" (collapsed: {collapsed} of {fits} fits)" if collapsed else ""
@@ -61,7 +66,8 @@ def _conditional_mark(arms: Sequence[Arm]) -> str:
     return " (conditional)" if any(arm.guarantee == "conditional" for arm in arms) else ""
 
 
-def _fits(arm: Arm) -> str:
+def fits_of(arm: Fits) -> str:
+    """Shots and number of fits; nothing for what is not fitted."""
     if arm.sets[0].get("seed") is None:
         return MISSING
     shots = "no labels" if arm.shots is None else f"{arm.shots} shots"
@@ -86,7 +92,7 @@ def headline_table(cell: StudyCell) -> Table:
         columns=("method", "guarantee", "fitted on", "clean", *(f"sigma {sigma:g}" for sigma in cell.sigmas)),
         rows=(
             *(_headline_row(cell, [arms.get((entry, sigma)) for sigma in cell.sigmas]) for entry in entries),
-            (_CONSTANT, "fixed", MISSING, constant, *(constant for _ in cell.sigmas)),
+            (CONSTANT, "fixed", MISSING, constant, *(constant for _ in cell.sigmas)),
         ),
     )
 
@@ -98,7 +104,7 @@ def _headline_row(cell: StudyCell, arms: Sequence[Arm | None]) -> tuple[Value, .
         for arm in arms
     )
     name = there[0].entry + collapse_mark(_different(there))
-    return (name, there[0].guarantee, _fits(there[0]), _clean(there), *shares)
+    return (name, there[0].guarantee, fits_of(there[0]), _clean(there), *shares)
 
 
 def _different(arms: Sequence[Arm]) -> list[Arm]:
@@ -117,18 +123,19 @@ def _clean(arms: Sequence[Arm]) -> Value:
 
 def _rule(cell: StudyCell) -> str:
     """Draws and error probability of each certificate."""
-    settings = cell.runs[0].info["settings"]
+    settings = cell.arms[0].parts[0].run.info["settings"]
     draws = f"{settings['n']:,} draws" if settings["certifier"] == "gaussian" else f"at most {settings['n']:,} draws"
     return f"{str(settings['certifier']).capitalize()} certifier, {draws}, alpha {settings['alpha']:g} for each image."
 
 
 def chance(cell: StudyCell) -> str:
-    """Class-balanced accuracy of a constant answer, at every radius."""
-    return f"{100 / classes(cell.arms[0]):.0f} %"
+    """Class-balanced accuracy of a constant answer, at every radius and budget."""
+    first: Fits = (*cell.arms, *cell.attacked)[0]
+    return f"{100 / classes(first):.0f} %"
 
 
-def clean_share(arm: Arm) -> Share:
-    """Class-balanced share of images right without noise and without smoothing, mean over the seeds of the fit."""
+def clean_share(arm: Fits) -> Share:
+    """Class-balanced share of images right without noise, smoothing and attack, mean over the seeds of the fit."""
     return Share(balanced_mean(arm.clean, arm.labels, arm.groups), len(arm.ids))
 
 
@@ -144,19 +151,19 @@ def accuracy_table(cell: StudyCell, sigma: float) -> Table:
         columns=("method", "guarantee", "fitted on", "clean", *(f"r ≥ {radius_text(radius)}" for radius in shown)),
         rows=(
             *(_accuracy_row(arm, shown) for arm in arms),
-            (_CONSTANT, "fixed", MISSING, constant, *(constant for _ in shown)),
+            (CONSTANT, "fixed", MISSING, constant, *(constant for _ in shown)),
         ),
     )
 
 
 def _accuracy_row(arm: Arm, shown: Sequence[float]) -> tuple[Value, ...]:
     shares = (certified_share(arm, radius) for radius in shown)
-    return name_of(arm), arm.guarantee, _fits(arm), clean_share(arm), *shares
+    return name_of(arm), arm.guarantee, fits_of(arm), clean_share(arm), *shares
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A method against another at one sigma.
+class Pair(Generic[AnyFits]):
+    """A method against another at one sigma, or at one budget of an attack.
 
     Args:
         arm: the method.
@@ -165,41 +172,80 @@ class Pair:
         mcnemar: p-value within the first seed of both; None where images share groups, since it knows no groups.
     """
 
-    arm: Arm
-    other: Arm
+    arm: AnyFits
+    other: AnyFits
     comparison: Comparison
     mcnemar: float | None
 
 
-def pairs(cell: StudyCell, radius: float) -> list[Pair]:
+def pairs(cell: StudyCell, radius: float) -> list[Pair[Arm]]:
     """Every sound method against zero-shot, and every one that is no baseline against the best baseline of its sigma."""
-    found = []
-    for sigma in cell.sigmas:
-        sound = [arm for arm in cell.at(sigma) if arm.guarantee != "conditional"]
-        reference = next((arm for arm in sound if arm.facts["method"] == ZERO_SHOT), None)
-        baseline = best([arm for arm in sound if arm.facts["baseline"]], radius)
-        for arm in sound:
-            others = [reference] if arm is not reference else []
-            others += [baseline] if baseline is not reference and not arm.facts["baseline"] else []
-            found += [_pair(arm, other, radius) for other in others if other is not None]
-    return found
+    return [
+        _pair(arm, other, radius)
+        for sigma in cell.sigmas
+        for arm, other in matched(
+            [arm for arm in cell.at(sigma) if arm.guarantee != "conditional"],
+            lambda arm: certified_share(arm, radius),
+        )
+    ]
 
 
-def best(arms: Sequence[Arm], radius: float) -> Arm | None:
-    """The arm with the largest certified accuracy on these images: a hard one to beat, since it is chosen after the fact."""
-    return max(arms, key=lambda arm: certified_share(arm, radius).interval.estimate, default=None)
+def matched(arms: Sequence[AnyFits], share: Callable[[AnyFits], Share]) -> Iterator[tuple[AnyFits, AnyFits]]:
+    """Every method with zero-shot, and every one that is no baseline with the best baseline."""
+    reference = next((arm for arm in arms if arm.facts["method"] == ZERO_SHOT), None)
+    baseline = best([arm for arm in arms if arm.facts["baseline"]], share)
+    for arm in arms:
+        others = [reference] if arm is not reference else []
+        others += [baseline] if baseline is not reference and not arm.facts["baseline"] else []
+        yield from ((arm, other) for other in others if other is not None)
 
 
-def _pair(arm: Arm, other: Arm, radius: float) -> Pair:
+def best(arms: Sequence[AnyFits], share: Callable[[AnyFits], Share]) -> AnyFits | None:
+    """The arm with the largest share of these images: a hard one to beat, since it is chosen after the fact."""
+    return max(arms, key=lambda arm: share(arm).interval.estimate, default=None)
+
+
+def standing(start: str, arms: Sequence[AnyFits], share: Callable[[AnyFits], Share], kind: str) -> str:
+    """Zero-shot, the best baseline and the best method in one sentence.
+
+    Args:
+        start: of the sentence.
+        arms: all methods.
+        share: what counts.
+        kind: what those that are no baseline are called.
+    """
+
+    def said(arm: AnyFits) -> str:
+        return f"{share(arm).text} ({share(arm).range} %)"
+
+    zero_shot = next((arm for arm in arms if arm.facts["method"] == ZERO_SHOT), None)
+    baseline = best([arm for arm in arms if arm.facts["baseline"]], share)
+    method = best([arm for arm in arms if not arm.facts["baseline"]], share)
+    parts = [start]
+    parts += [f"{zero_shot.entry} {said(zero_shot)}"] if zero_shot is not None else []
+    if baseline is not None and baseline is not zero_shot:
+        parts.append(f"the best baseline, {name_of(baseline)}, {said(baseline)}")
+    if method is not None:
+        parts.append(f"the best {kind}, {name_of(method)}, {said(method)}")
+    behind = (
+        method is not None
+        and baseline is not None
+        and share(method).interval.estimate <= share(baseline).interval.estimate
+    )
+    return f"{'; '.join(parts)}." + (" No method is above the best baseline." if behind else "")
+
+
+def _pair(arm: Arm, other: Arm, radius: float) -> Pair[Arm]:
     return Pair(
         arm,
         other,
         paired(arm.certified(radius), other.certified(radius), arm.labels, arm.groups),
-        mcnemar(arm.of_seed(0, radius), other.of_seed(0, radius)) if _independent(arm) else None,
+        mcnemar(arm.of_seed(0, radius), other.of_seed(0, radius)) if independent(arm) else None,
     )
 
 
-def _independent(arm: Arm) -> bool:
+def independent(arm: Fits) -> bool:
+    """Whether no two of its images share a group."""
     return len(np.unique(group_codes(arm.groups))) == len(arm.ids)
 
 
@@ -213,20 +259,21 @@ def paired_table(cell: StudyCell) -> Table | None:
         title=f"Paired differences at r = {HEADLINE:g}",
         caption="Differences of class-balanced certified accuracy in points, on the same images and noise: mean over fits per "
         "image, then a paired bootstrap that draws groups, with 95 % intervals. "
-        f"{_family(len(found))} McNemar's exact test is within the first fit of both, uncorrected, and left out where images "
+        f"{family(len(found))} McNemar's exact test is within the first fit of both, uncorrected, and left out where images "
         "share groups. The best baseline is chosen on these images, which favours it.",
         columns=("method", "against", "sigma", "certified", "the other", "difference", "p (Holm)", "p (McNemar)"),
         rows=tuple(_test_row(pair, p) for pair, p in zip(found, adjusted, strict=True)),
     )
 
 
-def _family(count: int) -> str:
+def family(count: int) -> str:
+    """Which comparisons are corrected for."""
     return (
         f"Holm's correction runs over all {count} comparisons of this table." if count > 1 else "It is one comparison."
     )
 
 
-def _test_row(pair: Pair, p: float) -> tuple[Value, ...]:
+def _test_row(pair: Pair[Arm], p: float) -> tuple[Value, ...]:
     return (
         name_of(pair.arm),
         name_of(pair.other),
@@ -307,10 +354,10 @@ def _cost_row(entry: str, cells: Sequence[StudyCell]) -> tuple[Value, ...]:
     own = [arm for sigma in cell.sigmas for arm in cell.at(sigma) if arm.entry == entry]
     return (
         entry + _conditional_mark(own) + collapse_mark(_different(own)),
-        _number(_median([arm.median_of_sets("fit_seconds") for arm in own]), "{:.1f}"),
-        _number(_median([arm.median("adapt_seconds") for arm in own]), "{:.3f}"),
-        _number(_median([arm.median("seconds") for arm in own]), "{:.2f}"),
-        _number(_median([arm.median_of_sets("bytes") for arm in own]), "{:,.0f}"),
+        number_text(_median([arm.median_of_sets("fit_seconds") for arm in own]), "{:.1f}"),
+        number_text(_median([arm.median("adapt_seconds") for arm in own]), "{:.3f}"),
+        number_text(_median([arm.median("seconds") for arm in own]), "{:.2f}"),
+        number_text(_median([arm.median_of_sets("bytes") for arm in own]), "{:,.0f}"),
     )
 
 
@@ -319,7 +366,8 @@ def _median(values: Sequence[float | None]) -> float | None:
     return float(np.median(known)) if known else None
 
 
-def _number(value: float | None, form: str) -> str:
+def number_text(value: float | None, form: str) -> str:
+    """A number as a format has it; nothing where there is none."""
     return MISSING if value is None else form.format(value)
 
 
@@ -365,22 +413,24 @@ def _mixed_of(each: Arm, arms: Sequence[Arm]) -> Arm | None:
 def _all_levels(cell: StudyCell, arm: Arm, name: str, form: str) -> str:
     """What a method's fits for all noise levels of a cell take."""
     if not arm.facts["per_sigma"]:
-        return _number(arm.median_of_sets(name), form)
+        return number_text(arm.median_of_sets(name), form)
     levels = [other for sigma in cell.sigmas for other in cell.at(sigma) if other.entry == arm.entry]
-    return _number(sum(level.median_of_sets(name) or 0 for level in levels), form)
+    return number_text(sum(level.median_of_sets(name) or 0 for level in levels), form)
 
 
-def overview_table(studies: Sequence[StudyResults]) -> Table:
-    """The headline of every comparison: certified accuracy at one radius, all sound methods."""
+def overview_table(studies: Sequence[StudyResults]) -> Table | None:
+    """The headline of every comparison: certified accuracy at one radius, all sound methods; None where nothing is certified."""
     rows: list[tuple[Value, ...]] = []
     for study in studies:
-        cell = headline_cell([cell for cell in study.cells if cell.arms])
-        for sigma in cell.sigmas:
-            if HEADLINE in radii_of(cell, sigma):
+        certified = [cell for cell in study.cells if cell.arms]
+        for cell in [headline_cell(certified)] if certified else []:
+            for sigma in (sigma for sigma in cell.sigmas if HEADLINE in radii_of(cell, sigma)):
                 start = str(study.info["data"]["name"]), f"{sigma:g}"
                 sound = [arm for arm in cell.at(sigma) if arm.guarantee != "conditional"]
                 rows += [(*start, name_of(arm), arm.guarantee, certified_share(arm, HEADLINE)) for arm in sound]
-                rows.append((*start, _CONSTANT, "fixed", chance(cell)))
+                rows.append((*start, CONSTANT, "fixed", chance(cell)))
+    if not rows:
+        return None
     return Table(
         title=f"All data sets, at r = {HEADLINE:g}",
         caption="Class-balanced certified accuracy, mean over fits, with 95 % intervals.",

@@ -15,26 +15,37 @@ from titer.report.arms import (
     HEADLINE,
     accuracy_table,
     asks_one_radius,
-    best,
     certified_share,
     chance,
     classes,
     cost_table,
+    fits_of,
     headline_cell,
     headline_table,
     mixture_table,
-    name_of,
     overview_table,
     paired_table,
     radii_of,
     shots_table,
+    standing,
+)
+from titer.report.arms_attacked import (
+    attack_cost_table,
+    attack_paired_table,
+    attack_verdict,
+    beside_table,
+    label_of,
+    method_of,
+    robust_table,
 )
 from titer.report.page import report, template, write_page
 from titer.report.parts import Drawing, Part
 from titer.report.plots import arm_figure, shots_figure
 from titer.report.tables import Table
 from titer.report.words import GUARANTEES
-from titer.results.study import ZERO_SHOT, Arm, StudyCell, StudyResults, is_study, read_study
+from titer.results.arms import Fits
+from titer.results.robustness import length_text
+from titer.results.study import StudyCell, StudyResults, is_study, read_study
 from titer.statistics.intervals import group_codes
 
 
@@ -65,7 +76,10 @@ def compare_page(paths: Sequence[Path | str], out: Path | str) -> Path:
     studies = [read_study(path) for path in paths]
     sections = [section(study) for study in studies]
     page = template("comparison.html.jinja").render(
-        overview=overview_table(studies) if len(studies) > 1 else None, sections=sections
+        overview=overview_table(studies) if len(studies) > 1 else None,
+        sections=sections,
+        certified=any(cell.arms for study in studies for cell in study.cells),
+        attacked=any(cell.attacked for study in studies for cell in study.cells),
     )
     return write_page(page, out)
 
@@ -100,25 +114,36 @@ def section(study: StudyResults) -> Section:
     Raises:
         InputError: if nothing was certified yet.
     """
-    finished = [cell for cell in study.cells if cell.arms]
-    if not finished:
+    certified = [cell for cell in study.cells if cell.arms]
+    attacked = [cell for cell in study.cells if cell.attacked]
+    if not certified and not attacked:
         raise InputError(f"{study.path} has no finished samples to report; titer run goes on with it")
-    first = headline_cell(finished)
-    kinds = dict.fromkeys(arm.guarantee for cell in finished for arm in cell.arms)
+    first = headline_cell(certified) if certified else None
+    kinds = dict.fromkeys(arm.guarantee for cell in certified for arm in cell.arms)
     return Section(
         title=str(study.info["title"]),
-        facts=tuple(_facts(study, first)),
+        facts=tuple(_facts(study, first or attacked[0])),
         alarms=tuple(_alarms(study)),
-        verdicts=tuple(verdict(first, sigma) for sigma in first.sigmas if HEADLINE in radii_of(first, sigma)),
-        parts=tuple(_parts(finished, first, list(study.info["entries"]))),
+        verdicts=(
+            *((verdict(first, sigma) for sigma in _shown_sigmas(first)) if first else ()),
+            *(attack_verdict(cell, norm) for cell in attacked for norm in cell.norms),
+        ),
+        parts=(
+            *(_parts(certified, first, list(study.info["entries"])) if first else ()),
+            *_attack_parts(certified, attacked),
+        ),
         guarantees=tuple((kind, GUARANTEES[kind]) for kind in kinds),
         settings=(cells_table(study), methods_table(study)),
         command=str(study.info["command"]),
     )
 
 
+def _shown_sigmas(cell: StudyCell) -> list[float]:
+    return [sigma for sigma in cell.sigmas if HEADLINE in radii_of(cell, sigma)]
+
+
 def _facts(study: StudyResults, cell: StudyCell) -> Iterator[str]:
-    arm = cell.arms[0]
+    arm: Fits = (*cell.arms, *cell.attacked)[0]
     yield str(study.info["model"]["name"])
     yield str(study.info["data"]["name"])
     yield f"{study.info['data']['split']} split"
@@ -138,12 +163,40 @@ def _alarms(study: StudyResults) -> Iterator[str]:
             if run.failures:
                 yield f"{len(run.failures)} images of {run.path.name} failed and are in no number."
     yield from _collapses(study.info["prompts"])
+    yield from _doubts(study.cells)
+    yield from _left_out(study.info)
     yield from _warnings(study)
     if any(arm.guarantee == "conditional" for cell in study.cells for arm in cell.arms):
         yield (
             "Rows marked conditional do not hold for a deployed pipeline that adapts to its input. They are shown, drawn in "
             "no curve and tested against nothing."
         )
+
+
+def _doubts(cells: Sequence[StudyCell]) -> Iterator[str]:
+    """What self-checks say against the numbers of attacks."""
+    single = [(cell, arm) for cell in cells for arm in cell.attacked if len(arm.attacks) == 1]
+    for cell, arm in single:
+        if arm.suspicions:
+            yield (
+                f"{method_of(arm)}, {fits_of(arm)}, cell {cell.name}, {label_of(arm)}: {arm.verdict}. Do not trust these "
+                "numbers."
+            )
+    unchecked = dict.fromkeys((cell.name, label_of(arm)) for cell, arm in single if arm.suspicions is None)
+    for name, attack in unchecked:
+        yield f"Cell {name}, {attack}: no self-checks were made; nothing says whether the attack was strong."
+
+
+def _left_out(info: Mapping[str, Any]) -> Iterator[str]:
+    """Methods that a cell does not attack since they are other classifiers for each image."""
+    adapting = dict.fromkeys(told["entry"] for told in info["prompts"].values() if told.get("adapts"))
+    for cell in (cell for cell in info["cells"] if cell.get("attacks")):
+        left = [entry for entry in adapting if entry in cell["defenses"]]
+        if left:
+            yield (
+                f"Cell {cell['name']}: not attacked, since they adapt to each image they are shown: {', '.join(left)}. titer "
+                "challenge attacks their certificates."
+            )
 
 
 def _collapses(prompts: Mapping[str, Any]) -> Iterator[str]:
@@ -170,26 +223,8 @@ def _warnings(study: StudyResults) -> Iterator[str]:
 def verdict(cell: StudyCell, sigma: float) -> str:
     """The headline at one sigma, for someone who reads nothing else."""
     sound = [arm for arm in cell.at(sigma) if arm.guarantee != "conditional"]
-    baseline = best([arm for arm in sound if arm.facts["baseline"]], HEADLINE)
-    method = best([arm for arm in sound if not arm.facts["baseline"]], HEADLINE)
-    zero_shot = next((arm for arm in sound if arm.facts["method"] == ZERO_SHOT), None)
-    parts = [f"At sigma {sigma:g}, right and certified at radius {HEADLINE:g}: a constant answer {chance(cell)}"]
-    parts += [f"{zero_shot.entry} {_said(zero_shot)}"] if zero_shot is not None else []
-    if baseline is not None and baseline is not zero_shot:
-        parts.append(f"the best baseline, {name_of(baseline)}, {_said(baseline)}")
-    if method is not None:
-        parts.append(f"the best sound method, {name_of(method)}, {_said(method)}")
-    behind = method is not None and baseline is not None and _estimate(method) <= _estimate(baseline)
-    return f"{'; '.join(parts)}." + (" No method is above the best baseline." if behind else "")
-
-
-def _said(arm: Arm) -> str:
-    share = certified_share(arm, HEADLINE)
-    return f"{share.text} ({share.range} %)"
-
-
-def _estimate(arm: Arm) -> float:
-    return certified_share(arm, HEADLINE).interval.estimate
+    start = f"At sigma {sigma:g}, right and certified at radius {HEADLINE:g}: a constant answer {chance(cell)}"
+    return standing(start, sound, lambda arm: certified_share(arm, HEADLINE), "sound method")
 
 
 def _parts(cells: Sequence[StudyCell], first: StudyCell, order: Sequence[str]) -> Iterator[Part]:
@@ -209,6 +244,34 @@ def _parts(cells: Sequence[StudyCell], first: StudyCell, order: Sequence[str]) -
     mixtures = tuple(table for cell in cells if (table := mixture_table(cell)))
     if mixtures:
         yield Part("One fit for all noise levels, or one for each", tables=mixtures)
+
+
+def _attack_parts(certified: Sequence[StudyCell], attacked: Sequence[StudyCell]) -> Iterator[Part]:
+    """Accuracy under attack, the same beside certificates, costs."""
+    for cell in attacked:
+        tests = [attack_paired_table(cell, norm) for norm in cell.norms]
+        yield Part(
+            title="Accuracy under attack" + (f": cell {cell.name}" if len(attacked) > 1 else ""),
+            tables=(*(robust_table(cell, norm) for norm in cell.norms), *(table for table in tests if table)),
+        )
+    beside = [
+        table
+        for cell in attacked
+        for norm in cell.norms
+        for other in certified
+        if (table := beside_table(other, cell, norm))
+    ]
+    if beside:
+        yield Part(title="Clean, attacked and certified", text=_BESIDE, tables=tuple(beside))
+    if attacked:
+        yield Part("Costs of attacks", tables=(attack_cost_table(attacked, with_fits=not certified),))
+
+
+_BESIDE = (
+    "The two are of different classifiers: a certificate is of the smoothed one and bounds its accuracy from below, answers "
+    "under attack are the model's own without smoothing, whose accuracy they bound from above. A radius is in L2; an epsilon is "
+    "in the norm of the attack, so that the two compare only where that is L2."
+)
 
 
 def _curves(cell: StudyCell, order: Sequence[str], is_first: bool, several: bool) -> Part:
@@ -268,17 +331,31 @@ def methods_table(study: StudyResults) -> Table:
 
 
 def cells_table(study: StudyResults) -> Table:
-    """What was certified with what: a row for each run."""
+    """What was certified or attacked with what: a row for each run."""
     return Table(
         title="Settings of the runs",
         caption="Each is a run directory of this comparison.",
         columns=("run", "seconds", "settings"),
         rows=tuple(
-            (run.path.name, f"{run.info['seconds']:.0f}", _settings({**run.info["settings"], "seed": run.info["seed"]}))
+            (
+                run.path.name,
+                f"{run.info['seconds']:.0f}",
+                _settings({**_plain(run.info["settings"]), "seed": run.info["seed"]}),
+            )
             for cell in study.cells
             for run in cell.runs
         ),
     )
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run; of an attack epsilon as it is usually said, and members of an ensemble by name."""
+    told = dict(settings)
+    if "norm" in settings:
+        told["eps"] = ", ".join(length_text(length, settings["norm"]) for length in settings["eps"])
+    if "ran" in settings:
+        told["ran"] = ", ".join(member["name"] for member in settings["ran"])
+    return told
 
 
 def _settings(settings: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from titer.report.ladders import Ladder
 from titer.report.tables import Line, radius_text, votes
+from titer.results.arms import Arm
 from titer.results.robustness import length_text
-from titer.results.study import Arm
 from titer.results.summary import Cell, groups, largest_provable, radii, radii_shown
 from titer.statistics import curves
 from titer.statistics.intervals import Interval

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,6 +151,19 @@ def worst(runs: Sequence[Run]) -> list[Stand]:
                 raise InputError(f"{run.path} and {first.path} differ in {name}: there is no worst case of both")
     tables = [{(stand.prompts, stand.epsilon): stand for stand in stands(run)} for run in runs]
     return [_worst_of(tables, *key) for key in tables[0] if all(key in table for table in tables)]
+
+
+def restricted(run: Run, prompts: Collection[str], images: Collection[str]) -> Run:
+    """A run of attack as if only these prompt sets and images had been attacked."""
+
+    def kept(told: Mapping[str, Any]) -> dict[str, Any]:
+        return {**told, "prompts": {name: made for name, made in told["prompts"].items() if name in prompts}}
+
+    return replace(
+        run,
+        info={**kept(run.info), "identity": kept(run.info["identity"])},
+        records=tuple(r for r in run.records if r["prompts"] in prompts and r["sample_id"] in images),
+    )
 
 
 def _who(run: Run) -> dict[str, object]:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from titer.errors import InputError
-from titer.results.store import Record, Run, read_run
-from titer.results.summary import Cell, cells, groups
-from titer.statistics import curves
+from titer.results.arms import Arm, AttackArm
+from titer.results.robustness import Stand, restricted, stands, worst
+from titer.results.store import Run, read_run
+from titer.results.summary import Cell, cells
 
 STUDY = "study.json"
 ZERO_SHOT = "zero-shot"
 """The method that fits nothing: the model's own answer."""
-
-Shares = NDArray[np.float64]
 
 
 def sigma_run(cell: str, sigma: float) -> str:
@@ -35,101 +30,23 @@ def attack_run(cell: str, attack: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
-    """A method with its shots at one sigma, in one cell: a prompt set for each seed of the fit, on the same images.
-
-    Args:
-        entry: the method's name in the recipe.
-        facts: what study.json says of the method.
-        shots: images of each class it was fitted on; None where it needs no labels.
-        sets: what study.json says of each prompt set.
-        parts: records of each prompt set.
-        ids: images that all prompt sets of the cell have finished, in order.
-    """
-
-    entry: str
-    facts: Mapping[str, Any]
-    shots: int | None
-    sets: tuple[Mapping[str, Any], ...]
-    parts: tuple[Cell, ...]
-    ids: tuple[str, ...]
-
-    @property
-    def sigma(self) -> float:
-        """Standard deviation of the noise."""
-        return self.parts[0].sigma
-
-    @property
-    def guarantee(self) -> str:
-        """Which statement the certificates make."""
-        return str(self.parts[0].records[0]["guarantee"])
-
-    @property
-    def collapsed(self) -> int:
-        """How many of its fits collapsed."""
-        return sum(any("collapsed" in text for text in told.get("warnings", ())) for told in self.sets)
-
-    @cached_property
-    def records(self) -> tuple[tuple[Record, ...], ...]:
-        """Records of each prompt set, in order of ``ids``."""
-        wanted = set(self.ids)
-        return tuple(tuple(record for record in part.records if record["sample_id"] in wanted) for part in self.parts)
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Class of each image."""
-        return np.array([record["label"] for record in self.records[0]], np.int64)
-
-    @property
-    def groups(self) -> list[Hashable | None]:
-        """What ties images together."""
-        return groups(self.records[0])
-
-    def certified(self, radius: float) -> Shares:
-        """For each image, the share of seeds whose prompt set is right and certified at a radius."""
-        return self._mean(lambda record: record["radius"] >= radius and record["prediction"] == record["label"])
-
-    @property
-    def clean(self) -> Shares:
-        """For each image, the share of seeds whose prompt set is right without noise and without smoothing."""
-        return self._mean(lambda record: record["clean_prediction"] == record["label"])
-
-    def _mean(self, hit: Any) -> Shares:
-        hits = np.array([[hit(record) for record in part] for part in self.records], float)
-        return np.asarray(hits.mean(axis=0))
-
-    def of_seed(self, place: int, radius: float) -> NDArray[np.bool_]:
-        """Which images one prompt set gets right and certified at a radius."""
-        records = self.records[place]
-        right = [record["prediction"] == record["label"] for record in records]
-        return curves.certified(right, [record["radius"] for record in records], radius)
-
-    def median(self, name: str) -> float | None:
-        """Median of a field over all records; None where they do not have it."""
-        values = [record[name] for part in self.records for record in part if name in record]
-        return float(np.median(values)) if values else None
-
-    def median_of_sets(self, name: str) -> float | None:
-        """Median over prompt sets of something that study.json says of them."""
-        values = [told[name] for told in self.sets if told.get(name) is not None]
-        return float(np.median(values)) if values else None
-
-
-@dataclass(frozen=True, eq=False)
 class StudyCell:
-    """What was certified together.
+    """What was certified together, attacked together, or both.
 
     Args:
         name: of the cell.
-        runs: one for each sigma, as far as they hold finished images.
+        runs: one for each sigma, then one for each attack, as far as they hold finished images.
         missing: names of those that do not.
         arms: methods by rising sigma, in the recipe's order, with the fewest shots first.
+        attacked: methods by attack, in the recipe's order, with the fewest shots first; of several attacks under one norm
+            then their worst case. It takes in what other cells tried on all of the same prompt sets and images.
     """
 
     name: str
     runs: tuple[Run, ...]
     missing: tuple[str, ...]
     arms: tuple[Arm, ...]
+    attacked: tuple[AttackArm, ...] = ()
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -141,6 +58,17 @@ class StudyCell:
         last = {arm.entry: arm for arm in self.arms if arm.sigma == sigma}
         return list(last.values())
 
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Norms of its attacks."""
+        return tuple(dict.fromkeys(arm.norm for arm in self.attacked))
+
+    def strongest(self, norm: str) -> list[AttackArm]:
+        """Arms under the worst case of all attacks of a norm, or under the only one; of each method those with the most shots."""
+        own = [arm for arm in self.attacked if arm.norm == norm]
+        last = {(arm.entry, arm.fitted_for): arm for arm in own if arm.attacks == own[-1].attacks}
+        return list(last.values())
+
 
 @dataclass(frozen=True, eq=False)
 class StudyResults:
@@ -149,7 +77,7 @@ class StudyResults:
     Args:
         path: its directory.
         info: what study.json holds.
-        cells: what was certified.
+        cells: what was certified and attacked.
     """
 
     path: Path
@@ -179,28 +107,128 @@ def read_study(path: Path | str) -> StudyResults:
         raise InputError(f"{path} is no comparison: it holds no {STUDY}; expected a directory of titer run") from error
     except ValueError as error:
         raise InputError(f"{path / STUDY} is not valid JSON: {error}") from error
-    return StudyResults(path, info, tuple(_cell(path, info, told) for told in info["cells"]))
+    there = {
+        name: read_run(path / name)
+        for told in info["cells"]
+        for name in told["runs"]
+        if (path / name / "run.json").exists()
+    }
+    runs = {name: run for name, run in there.items() if run.records}
+    tried = {attack_run(told["name"], attack): attack for told in info["cells"] for attack in told.get("attacks", ())}
+    return StudyResults(path, info, tuple(_cell(info, told, runs, tried) for told in info["cells"]))
 
 
-def _cell(path: Path, info: Mapping[str, Any], told: Mapping[str, Any]) -> StudyCell:
-    there = {name: read_run(path / name) for name in told["runs"] if (path / name / "run.json").exists()}
-    runs = tuple(run for run in there.values() if run.records)
-    missing = tuple(name for name in told["runs"] if name not in there or not there[name].records)
-    return StudyCell(told["name"], runs, missing, tuple(arm for run in runs for arm in _arms(info, run)))
+def _cell(
+    info: Mapping[str, Any], told: Mapping[str, Any], runs: Mapping[str, Run], tried: Mapping[str, str]
+) -> StudyCell:
+    """A cell of a study.
+
+    Args:
+        info: what study.json holds.
+        told: what it says of the cell.
+        runs: all runs of the study that have records.
+        tried: the attack of each run that is one.
+    """
+    own = {name: runs[name] for name in told["runs"] if name in runs}
+    return StudyCell(
+        name=told["name"],
+        runs=tuple(own.values()),
+        missing=tuple(name for name in told["runs"] if name not in runs),
+        arms=tuple(arm for name, run in own.items() if name not in tried for arm in _arms(info, run)),
+        attacked=tuple(
+            _attacked(
+                info,
+                [Tried(attack, own[name]) for name, attack in tried.items() if name in own],
+                [Tried(attack, runs[name]) for name, attack in tried.items() if name in runs and name not in own],
+            )
+        ),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """A run of an attack of the recipe."""
+
+    attack: str
+    run: Run
+
+    @property
+    def norm(self) -> str:
+        """Of the perturbations."""
+        return str(self.run.info["settings"]["norm"])
+
+    @property
+    def of(self) -> set[tuple[Any, ...]]:
+        """What was attacked, with fingerprints, at which budget."""
+        made = self.run.info["prompts"]
+        return {(r["prompts"], made[r["prompts"]], r["eps"], r["sample_id"], r.get("sha256")) for r in self.run.records}
+
+
+def _attacked(info: Mapping[str, Any], own: Sequence[Tried], others: Sequence[Tried]) -> Iterator[AttackArm]:
+    for norm in dict.fromkeys(one.norm for one in own):
+        alike = [one for one in own if one.norm == norm]
+        for one in alike:
+            yield from _attack_arms(info, one.run.info["prompts"], stands(one.run), (one.attack,))
+        names = {one.attack for one in alike}
+        all_of_it = set.union(*(one.of for one in alike))
+        # what attacked only a part would take images or fits away from the worst case
+        alike += [one for one in others if one.norm == norm and one.attack not in names and one.of >= all_of_it]
+        if len(alike) > 1:
+            prompts, images = alike[0].run.info["prompts"], {part[3] for part in all_of_it}
+            parts = [restricted(one.run, prompts, images) for one in alike]
+            yield from _attack_arms(info, prompts, worst(parts), tuple(dict.fromkeys(one.attack for one in alike)))
+
+
+def _attack_arms(
+    info: Mapping[str, Any], prompts: Mapping[str, str], parts: Sequence[Stand], attacks: tuple[str, ...]
+) -> Iterator[AttackArm]:
+    """Methods under one attack, on the images and at the budgets that all prompt sets have finished."""
+    by_set: dict[str, dict[float, Stand]] = {}
+    for part in parts:
+        by_set.setdefault(part.prompts, {})[part.epsilon] = part
+    if not by_set:
+        return
+    budgets = sorted(set.intersection(*(set(ladder) for ladder in by_set.values())))
+    seen = ({r["sample_id"] for r in ladder[at].records} for ladder in by_set.values() for at in budgets)
+    ids = tuple(sorted(set.intersection(*seen))) if budgets else ()
+    if not ids:
+        return
+    for entry, shots, own in _by_method(info, list(by_set)):
+        yield AttackArm(
+            entry=entry,
+            facts=info["entries"][entry],
+            shots=shots,
+            sets=tuple(info["prompts"][name] for name in own),
+            ids=ids,
+            attacks=attacks,
+            ladders=tuple(tuple(by_set[name][at] for at in budgets) for name in own),
+            fingerprints=tuple(prompts.get(name) for name in own),
+        )
+
+
+def _by_method(info: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, int | None, list[str]]]:
+    """Method, shots and prompt sets: in the recipe's order, with the fewest shots first; fits for one sigma are by themselves."""
+    found: dict[tuple[str, int | None, float | None], list[str]] = {}
+    for name in names:
+        told = info["prompts"][name]
+        found.setdefault((told["entry"], told["shots"], told.get("sigma")), []).append(name)
+    order = list(info["entries"])
+    for entry, shots, sigma in sorted(found, key=lambda key: (order.index(key[0]), key[2] or 0, key[1] or 0)):
+        yield entry, shots, found[entry, shots, sigma]
 
 
 def _arms(info: Mapping[str, Any], run: Run) -> Iterator[Arm]:
-    parts = list(cells(run))
-    ids = _shared(parts)
-    found: dict[tuple[str, int | None], list[Cell]] = {}
-    for part in parts:
-        told = info["prompts"][part.prompts]
-        found.setdefault((told["entry"], told["shots"]), []).append(part)
-    order = list(info["entries"])
-    for entry, shots in sorted(found, key=lambda key: (order.index(key[0]), key[1] or 0)):
-        own = tuple(found[entry, shots])
-        sets = tuple(info["prompts"][part.prompts] for part in own)
-        yield Arm(entry, info["entries"][entry], shots, sets, own, ids)
+    parts = {part.prompts: part for part in cells(run)}
+    ids = _shared(list(parts.values()))
+    for entry, shots, own in _by_method(info, list(parts)):
+        yield Arm(
+            entry=entry,
+            facts=info["entries"][entry],
+            shots=shots,
+            sets=tuple(info["prompts"][name] for name in own),
+            ids=ids,
+            parts=tuple(parts[name] for name in own),
+        )
 
 
 def _shared(parts: Sequence[Cell]) -> tuple[str, ...]:
