@@ -82,6 +82,33 @@ def test_from_a_recipe_to_a_page_and_on(made: Path, tmp_path: Path, capfd: pytes
     assert "give them pages of their own" in err
 
 
+ATTACKING = """
+[attacks.pgd]
+eps = ["1/255"]
+steps = 2
+checks = false
+[cells.hit]
+attacks = ["pgd"]
+shots = [2]
+"""
+
+
+def test_a_recipe_that_only_attacks_gets_a_page(made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "attacking.toml").write_text(RECIPE + ATTACKING)
+    out = tmp_path / "study"
+    command = ("run", tmp_path / "attacking.toml", "--model", made / "clip", "--data", made / "data", "--out", out)
+    status, _, err = typed(capfd, *command)
+    assert (status, err.strip().split("\n")[-1]) == (0, f"wrote {out / 'report.html'}")
+    assert "Accuracy under attack" in (out / "report.html").read_text()
+    before = (out / "runs" / "hit-pgd" / "samples.jsonl").read_bytes()
+    assert typed(capfd, *command)[0] == 0
+    assert (out / "runs" / "hit-pgd" / "samples.jsonl").read_bytes() == before
+    status, _, err = typed(capfd, *command, "--set", "attacks.pgd.steps=3")
+    assert status == 2
+    assert "attacks.pgd.settings.steps was 2, now 3" in err
+    assert len(err.strip().split("\n")) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -58,7 +58,10 @@ ZERO_SHOT = Method("zero-shot", "zero-shot", baseline=True, shots=(None,), seeds
 
 
 def write_study(path: Path, *methods: Method, cells: Mapping[str, Mapping[str, Any]] | None = None) -> Path:
-    """A finished comparison; ``cells`` gives options of ``write_run`` for each, ``sigmas`` and ``certifier`` among them."""
+    """A finished comparison; ``cells`` gives options of ``write_run`` for each, ``sigmas`` and ``certifier`` among them.
+
+    ``attacks`` of a cell are a dictionary of options of ``_attack`` for each; such a cell certifies only at the sigmas it names.
+    """
     told: dict[str, Any] = {
         "title": "Lesions",
         "command": "titer run lesions.toml --out study",
@@ -77,17 +80,26 @@ def write_study(path: Path, *methods: Method, cells: Mapping[str, Mapping[str, A
             }
             for method in methods
         },
+        "attacks": {},
         "prompts": {},
         "cells": [],
     }
-    for cell, options in (cells or {"main": {}}).items():
+    for cell, told_of in (cells or {"main": {}}).items():
+        options = dict(told_of)
+        attacks = options.pop("attacks", {})
         runs = []
-        for sigma in options.get("sigmas", (0.25,)):
+        for sigma in options.get("sigmas", () if attacks else (0.25,)):
             sets = {name: (one, facts) for one in methods for name, facts in one.sets(sigma).items()}
             told["prompts"] |= {name: facts for name, (_, facts) in sets.items()}
             runs.append(f"runs/{cell}-sigma{sigma:g}")
             _write(path / runs[-1], sets, {**options, "sigmas": (sigma,)})
-        told["cells"].append({"name": cell, "runs": runs})
+        for attack, how in attacks.items():
+            sets = {name: (one, facts) for one in methods for name, facts in one.sets(0.25).items()}
+            told["prompts"] |= {name: facts for name, (_, facts) in sets.items() if name not in told["prompts"]}
+            runs.append(f"runs/{cell}-{attack}")
+            _attack(path / runs[-1], sets, **how)
+        names = [method.name for method in methods]
+        told["cells"].append({"name": cell, "runs": runs, "defenses": names, "attacks": list(attacks)})
     (path / "study.json").write_text(json.dumps(told))
     return path
 
@@ -106,3 +118,63 @@ def _write(path: Path, sets: Mapping[str, tuple[Method, dict[str, Any]]], option
         return changed
 
     return write_run(path, prompts=tuple(sets), **{**options, "change": change})
+
+
+def _attack(
+    path: Path,
+    sets: Mapping[str, tuple[Method, dict[str, Any]]],
+    *,
+    broken: Mapping[float, int],
+    norm: str = "linf",
+    method: str = "pgd",
+    images: Sequence[int] = range(60),
+    checks: Mapping[str, str] | None = None,
+    skip: int = 0,
+    seeds: Sequence[int | None] | None = None,
+    change: Any = lambda _, record: record,
+) -> None:
+    """A run of attack: of each prompt set, at each epsilon, the first so many of the images that are right are broken.
+
+    Args:
+        path: the directory.
+        sets: prompt sets with their methods.
+        broken: how many at which epsilon.
+        norm: of the perturbations.
+        method: the attack's registered name.
+        images: their places.
+        checks: verdict of the self-check of each prompt set.
+        skip: of the right images so many are passed over before the first broken one.
+        seeds: only these fits.
+        change: edits each record, given its place among the images.
+    """
+    kept = {name: value for name, value in sets.items() if seeds is None or value[1]["seed"] in (None, *seeds)}
+    lines: list[Record] = []
+    for name, (one, facts) in kept.items():
+        first = (facts["seed"] or 1) - 1
+        right = [place for place in images if not first <= place < first + one.spoiled]
+        for epsilon, count in broken.items():
+            fallen = set(right[skip : skip + count])
+            for place in images:
+                label = place % 3
+                record = {
+                    "sample_id": f"test/{place:03d}.png", "path": "x", "label": label, "prompts": name, "attack": method,
+                    "norm": norm, "eps": epsilon, "clean_prediction": label if place in right else (label + 1) % 3,
+                    "prediction": label if place in right and place not in fallen else (label + 1) % 3,
+                    "broken_by": method if place in fallen else None, "seconds": 0.25 if place in right else 0.0,
+                }  # fmt: skip
+                lines.append(change(place, record))
+    made = [
+        {"prompts": name, "check": "it hides", "verdict": said, "detail": "0 of 3"}
+        for name, said in (dict.fromkeys(kept, "passed") if checks is None else checks).items()
+    ]
+    path.mkdir(parents=True)
+    (path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    prompts, model = dict.fromkeys(kept, "ab" * 32), "4ecb57d6" * 8
+    info = {
+        "schema": 1, "status": "done", "verb": "attack", "command": "part of it", "seed": 7, "seconds": 1.0,
+        "settings": {"attack": method, "norm": norm, "eps": list(broken), "steps": 2, "by": []}, "checks": made,
+        "model": {"name": "titer:tiny", "fingerprint": model, "size": 80}, "prompts": prompts,
+        "identity": {"model": model, "prompts": prompts, "classes": []},
+        "samples": {"expected": len(images), "done": len(images), "failed": 0},
+    }  # fmt: skip
+    (path / "run.json").write_text(json.dumps(info))

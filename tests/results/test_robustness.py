@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from titer.errors import InputError
-from titer.results.robustness import length_text, meant, overview, stands, worst
+from titer.results.robustness import check_budgets, length_text, meant, overview, restricted, stands, worst
 from titer.results.store import Run
 from titer.statistics.intervals import proportion
 
@@ -86,3 +86,19 @@ def test_lengths_are_said_in_grey_levels_where_they_are_such() -> None:
     assert length_text(4 * GREY, "linf") == "4/255"
     assert length_text(0.25, "l2") == "0.25"
     assert (meant(4), meant(8.0)) == ("4/255", "8/255")
+
+
+def test_a_restricted_run_has_no_more_than_it_was_asked_for() -> None:
+    run = made("pgd", {GREY: {1}, 2 * GREY: {1, 2}}, prompts="one")
+    kept = restricted(run, ["one", "two"], {"1", "3"})
+    assert {record["sample_id"] for record in kept.records} == {"1", "3"}
+    assert [stand.robust.estimate for stand in stands(kept)] == [0.5, 0.5]
+    assert restricted(run, ["two"], {"1"}).info["identity"]["prompts"] == {}
+    assert worst([kept, restricted(run, ["one"], {"1"})])[0].robust.estimate == 0
+
+
+def test_whole_grey_levels_are_refused_as_linf_budgets() -> None:
+    check_budgets("--eps", (4.0,), "l2")
+    check_budgets("--eps", (4 * GREY,), "linf")
+    with pytest.raises(InputError, match=r"--eps: 4 is the whole range of \[0, 1\] pixels; probably 4/255 was meant"):
+        check_budgets("--eps", (GREY, 4.0), "linf")

@@ -30,7 +30,7 @@ def run(
     workers: o.Workers = None,
     device: o.Device = None,
 ) -> None:
-    """Run a comparison: fit every method of a recipe, certify all of them on the same noise, and write the page.
+    """Run a comparison: fit every method of a recipe, certify all on the same noise, attack them, and write the page.
 
     Example: titer run recipes/promptsmooth/phantoms.toml --set size=quick --out runs/phantoms
     """

@@ -70,7 +70,7 @@ def fits_of(arm: Fits) -> str:
     """Shots and number of fits; nothing for what is not fitted."""
     if arm.sets[0].get("seed") is None:
         return MISSING
-    shots = "no labels" if arm.shots is None else f"{arm.shots} shots"
+    shots = "no labels" if arm.shots is None else f"{arm.shots} shot{'s' if arm.shots > 1 else ''}"
     return f"{shots}, {len(arm.sets)} fit{'s' if len(arm.sets) > 1 else ''}"
 
 

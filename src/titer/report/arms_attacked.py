@@ -185,13 +185,11 @@ def _both(certified: StudyCell, attacked: StudyCell, norm: str) -> Iterator[tupl
 def attack_cost_table(cells: Sequence[StudyCell], with_fits: bool) -> Table:
     """Seconds of attacking an image; of fitting and bytes to keep, too, where no other table has them."""
     single = [arm for cell in cells for arm in cell.attacked if len(arm.attacks) == 1]
-    last: dict[tuple[str, str], AttackArm] = {}
-    for arm in single:
-        last.setdefault((arm.entry, arm.attacks[0]), arm)
+    last = {(arm.entry, arm.attacks[0]): arm for arm in single}
     attacks = list(dict.fromkeys(arm.attacks[0] for arm in single))
     return Table(
         title="Costs of attacks",
-        caption="Medians over images that were right before; of each method, at one epsilon."
+        caption="Medians over images that were right before, at one epsilon; of each method with the most shots."
         + (" Fitting and bytes are of one fit." if with_fits else ""),
         columns=(
             "method",
