@@ -240,7 +240,10 @@ def prompt_sets(study: Study, cell: Cell, sigma: float | None) -> Iterator[Promp
     """
     for entry in (study.entries[name] for name in cell.entries):
         if entry.per_sigma and sigma is None:
-            raise InputError(f"cell {cell.name}: {entry.name} is fitted for each sigma, and the cell has none")
+            raise InputError(
+                f"cell {cell.name}: {entry.name} is fitted for each sigma, and the cell has none; give it a sigma, or name its "
+                "defenses without that one"
+            )
         if entry.defense is None:
             yield PromptSet(entry)
             continue

@@ -190,8 +190,10 @@ class AttackArm(Fits):
 
     @property
     def verdict(self) -> str:
-        """What the self-checks say of these numbers."""
-        return replace(self.ladders[0][0], suspicions=self.suspicions).verdict
+        """What the self-checks say of these numbers, and of how many fits where not all were checked."""
+        made = sum(ladder[0].suspicions is not None for ladder in self.ladders)
+        some = f" ({made} of {len(self.ladders)} fits checked)" if 0 < made < len(self.ladders) else ""
+        return replace(self.ladders[0][0], suspicions=self.suspicions).verdict + some
 
     @property
     def seconds(self) -> float | None:
