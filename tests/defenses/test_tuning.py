@@ -19,7 +19,7 @@ from titer.defenses import DEFENSES, AdvPt, Capt, CaptSmooth, Fap, Fare, Maple, 
 from titer.defenses.fit import collapse
 from titer.defenses.learners import Tokens
 from titer.defenses.prompted import Attacked
-from titer.defenses.tuning import CollapseError, Inner, Step, Watch, known_features
+from titer.defenses.tuning import CollapseError, Inner, Step, Watch
 from titer.errors import InputError
 from titer.models import Encoder, load_model
 from titer.models.classifier import class_features, zero_shot
@@ -57,7 +57,7 @@ def step_on(encoder: Encoder, method: Any, **inner: Any) -> Step:
         words=class_features(encoder, CLASSES),
         images=images(encoder, 6),
         labels=task.targets,
-        known=known_features(task),
+        known=task.features,
         inner=Inner(**{"eps": EPS, "steps": 2, "step": 1.0} | inner),
         random=Random(0, "fit 0", task.ids),
     )
@@ -278,7 +278,7 @@ def test_advpts_bank_is_attacked_once_without_words_or_labels(encoder: Encoder) 
     learner = Tokens(method.layout(), encoder, CLASSES, "{}", method.layout().start(encoder, CLASSES, "{}", 1))
     bank, other = (method.bank(one, learner) for one in (task, replace(task, labels=[0] * 6)))
     assert torch.equal(bank, other)
-    clean = torch.nn.functional.normalize(known_features(task), dim=1)
+    clean = task.clean
     chance = Random(0, "chance", task.ids).within(images(encoder, 6), Threat("linf", EPS))
     with torch.no_grad():
         assert divergence(bank, clean).mean() > divergence(encoder.encode_image(chance), clean).mean()

@@ -7,41 +7,35 @@ an attack that does see it cannot be expected: ``titer attack`` says what is lef
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from titer.attacks.attack import Random
-from titer.defenses.fit import minimise, parts
+from titer.defenses.apt import AdvTp
 from titer.defenses.learners import Learner
 from titer.defenses.objectives import cross_entropy
-from titer.defenses.prompted import PromptTuning
+from titer.defenses.prompted import learned
 from titer.defenses.task import Fitted, Task
-from titer.defenses.tuning import InnerLoss, Step, known_features
+from titer.defenses.tuning import InnerLoss, Step, descend
 from titer.errors import InputError
+from titer.features.store import Places
 from titer.models.classifier import class_features
 
 _BLOCK = 16  # images attacked at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdvPt(PromptTuning):
+class AdvPt(AdvTp):
     """Text tokens learned on stored features of attacked images."""
 
     text: int = 32
-    image: int = 0
-    depth: int | None = 1
     eps: float = 8 / 255
     steps: int = 10
     step: float = 1.25 / 10
     inner: InnerLoss = "embedding"
     epochs: int = 100
-    batch: int | None = 32
-    learning_rate: float = 0.002
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,45 +45,23 @@ class AdvPt(PromptTuning):
     def learn(self, task: Task, learner: Learner) -> Fitted:
         """Attack all images once, then fit the tokens to their features."""
         features, labels = self.bank(task, learner), task.targets.to(task.encoder.device)
-        chance, weights = np.random.default_rng([task.seed, 5]), learner.weights
-        for tensor in weights.values():
-            tensor.requires_grad_()
 
-        def loss(part: Tensor) -> Tensor:
-            words = learner.class_features(weights)
-            return cross_entropy(task.encoder.logit_scale * features[part] @ words.T, labels[part])
+        def loss(_: int, part: Places) -> Tensor:
+            places, words = torch.from_numpy(part), learner.class_features(learner.weights)
+            return cross_entropy(task.encoder.logit_scale * features[places] @ words.T, labels[places])
 
-        def losses(_: int) -> list[Callable[[], Tensor]]:
-            batches = map(torch.from_numpy, parts(chance.permutation(len(task.ids)), self.batch))
-            return [lambda part=part: loss(part) for part in batches]  # type: ignore[misc]
-
-        history = minimise(
-            list(weights.values()),
-            losses,
-            self.epochs,
-            self.learning_rate,
-            self.optimiser,
-            self.warmup_rate,
-            self.weight_decay,
-        )
-        learned = {name: tensor.detach().cpu() for name, tensor in weights.items()}
-        notes: dict[str, object] = {"trainable": sum(tensor.numel() for tensor in learned.values())}
-        return Fitted(learned, history, None, notes)
+        return learned(learner, descend(task, learner, self.schedule(), loss))
 
     def bank(self, task: Task, learner: Learner) -> Tensor:
         """Unit features (images, dim) of all images, attacked."""
-        words, known, rows = class_features(task.encoder, task.classes), known_features(task), []
+        device, words, rows = task.encoder.device, class_features(task.encoder, task.classes), []
         inner = replace(self.attack(), prompting="constant")
         for first in range(0, len(task.ids), _BLOCK):
-            places = range(first, min(first + _BLOCK, len(task.ids)))
-            images = torch.stack([task.image(place) for place in places]).to(task.encoder.device)
-            random, part = (
-                Random(task.seed, "fit bank", [task.ids[place] for place in places]),
-                slice(first, first + _BLOCK),
-            )
-            step = Step(
-                learner, task.encoder, words, images, task.targets[part].to(images.device), known[part], inner, random
-            )
+            part = slice(first, first + _BLOCK)
+            images = torch.stack([task.kept(place) for place in range(len(task.ids))[part]]).to(device)
+            labels, known = task.targets[part].to(device), task.features[part].to(device)
+            random = Random(task.seed, "fit bank", task.ids[part])
+            step = Step(learner, task.encoder, words, images, labels, known, inner, random)
             with torch.no_grad():
-                rows.append(F.normalize(task.encoder.image_features(step.attacked_images), dim=-1))
+                rows.append(task.encoder.encode_image(step.attacked_images))
         return torch.cat(rows)

@@ -16,21 +16,6 @@ from titer.defenses.maple import AdvVlp
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apt(AdvVlp):
-    """Text tokens learned on attacked images; the public code's recipe (vitb32, 50 epochs)."""
-
-    text: int = 16
-    image: int = 0
-    depth: int | None = 1
-    eps: float = 4 / 255
-    steps: int = 3
-    step: float = 2 / 3
-    epochs: int = 50
-    batch: int | None = 32
-    learning_rate: float = 0.002
-
-
-@dataclass(frozen=True, kw_only=True)
 class AdvTp(AdvVlp):
     """Text tokens learned on attacked images, with the attack of FAP's family."""
 
@@ -40,6 +25,16 @@ class AdvTp(AdvVlp):
     epochs: int = 200
     batch: int | None = 32
     learning_rate: float = 0.002
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apt(AdvTp):
+    """Text tokens learned on attacked images; the public code's recipe (vitb32, 50 epochs)."""
+
+    eps: float = 4 / 255
+    steps: int = 3
+    step: float = 2 / 3
+    epochs: int = 50
 
 
 @dataclass(frozen=True, kw_only=True)

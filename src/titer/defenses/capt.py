@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
-import torch.nn.functional as F
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from titer.defenses.fap import Consistent
 from titer.defenses.learners import Learner
 from titer.defenses.objectives import AlphaRule, CrossEntropyOn, Direction, cross_entropy, kl
 from titer.defenses.task import MIXED, Fitted, Task
-from titer.defenses.tuning import Step, known_features
+from titer.defenses.tuning import Step
 from titer.errors import InputError, unknown
 from titer.models.classifier import class_features
 
@@ -62,8 +61,8 @@ class Capt(Consistent):
     def learn(self, task: Task, learner: Learner) -> Fitted:
         """With a word where the frozen model guesses: then its share of the consistency is noise."""
         fitted = super().learn(task, learner)
-        said = F.normalize(known_features(task), dim=-1) @ class_features(task.encoder, task.classes).T
-        right = int((said.argmax(dim=1).cpu() == task.targets).sum())
+        said = task.clean @ class_features(task.encoder, task.classes).cpu().T
+        right = int((said.argmax(dim=1) == task.targets).sum())
         fitted.notes["teacher"] = right / len(task.ids)
         doubt = _chance_level(right, len(task.ids), len(task.classes))
         constant = self.teacher == "const" and self.share > 0

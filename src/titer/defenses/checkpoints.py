@@ -71,17 +71,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: for a file that is none, is damaged, or asks for something that a stand-in cannot be.
     """
-    content = _inert(path)
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    state, epoch, digest = _opened(path)
     found = [value for key, value in state.items() if _is_context(key)] if isinstance(state, dict) else []
     if len(found) != 1 or not isinstance(found[0], Tensor) or found[0].dim() not in (2, 3):
         raise InputError(f"{path}: {_EXPECTED} of two or three dimensions; it has {_listed(state)}")
     context = found[0].detach().float()
-    if not torch.isfinite(context).all():
-        raise InputError(f"{path}: ctx holds nan or infinity")
-    epoch = content.get("epoch")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Checkpoint(path, context, epoch if isinstance(epoch, int) else None, digest)
+    _check_finite(path, {"ctx": context})
+    return Checkpoint(path, context, epoch, digest)
 
 
 _RENAMED = (
@@ -122,8 +118,7 @@ def read_tokens(path: Path) -> TokenCheckpoint:
     Raises:
         InputError: for a file that is none, is damaged, or holds a number that is not finite.
     """
-    content = _inert(path)
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    state, epoch, digest = _opened(path)
     tensors = (
         {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
         if isinstance(state, dict)
@@ -134,12 +129,44 @@ def read_tokens(path: Path) -> TokenCheckpoint:
         raise InputError(
             f"{path}: expected learned tokens under the keys of CoOp's, MaPLe's, FAP's or IVLP's code; it has {_listed(state)}"
         )
-    for name, tensor in weights.items():
+    _check_finite(path, weights)
+    suffix = next((value.float() for key, value in tensors.items() if key.rpartition(".")[2] == "token_suffix"), None)
+    return TokenCheckpoint(path, weights, suffix, epoch, digest)
+
+
+def source(found: Checkpoint | TokenCheckpoint) -> dict[str, object]:
+    """What an adapter says of the file that its tokens are from."""
+    return {"file": found.path.name, "sha256": found.sha256, "epoch": found.epoch}
+
+
+class TakesCheckpoint:
+    """A defense that learns nothing where it is given someone else's file."""
+
+    checkpoint: str | None
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the fit uses the labels of its images."""
+        return self.checkpoint is None
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether the fit looks at images at all."""
+        return self.checkpoint is None
+
+
+def _opened(path: Path) -> tuple[Any, int | None, str]:
+    """What should be a dictionary of tensors, after which epoch it was saved where the file says it, and its SHA-256."""
+    content = _inert(path)
+    known = isinstance(content, dict)
+    state, epoch = (content.get("state_dict", content), content.get("epoch")) if known else (None, None)
+    return state, epoch if isinstance(epoch, int) else None, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: {name} holds nan or infinity")
-    suffix = next((value.float() for key, value in tensors.items() if key.rpartition(".")[2] == "token_suffix"), None)
-    epoch, digest = content.get("epoch"), hashlib.sha256(path.read_bytes()).hexdigest()
-    return TokenCheckpoint(path, weights, suffix, epoch if isinstance(epoch, int) else None, digest)
 
 
 def _ours(key: str) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from titer.defenses.checkpoints import read_checkpoint
+from titer.defenses.checkpoints import TakesCheckpoint, read_checkpoint, source
 from titer.defenses.fit import OptimiserName, minimise, parts
 from titer.defenses.objectives import cross_entropy
 from titer.defenses.task import Fitted, Task, Weights
@@ -84,7 +84,7 @@ RECIPES: dict[Setting, Recipe] = {
 
 
 @dataclass(frozen=True)
-class Coop:
+class Coop(TakesCheckpoint):
     """Context tokens learned on clean images.
 
     Args:
@@ -108,16 +108,6 @@ class Coop:
 
     def __post_init__(self) -> None:
         self.recipe()
-
-    @property
-    def needs_labels(self) -> bool:
-        """Whether the fit uses the labels of its images."""
-        return self.checkpoint is None
-
-    @property
-    def needs_images(self) -> bool:
-        """Whether the fit looks at images at all."""
-        return self.checkpoint is None
 
     @property
     def class_bound(self) -> bool:
@@ -170,8 +160,7 @@ def take_context(task: Task, recipe: Recipe, file: str) -> Fitted:
     """
     places, found = class_sentences(task.encoder, task.classes, recipe), read_checkpoint(Path(str(file)))
     found.check(places.tokens, places.tower.width, len(task.classes) if recipe.class_specific else None)
-    source = {"file": found.path.name, "sha256": found.sha256, "epoch": found.epoch}
-    notes: dict[str, object] = {"imported": source, "template": recipe.template}
+    notes: dict[str, object] = {"imported": source(found), "template": recipe.template}
     return Fitted({"context": found.context}, (), notes=notes)
 
 

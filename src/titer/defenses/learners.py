@@ -198,12 +198,7 @@ class Layout:
             KeyError: for one that is missing.
             InputError: for another shape, or one too many.
         """
-        expected = self.shapes(encoder, classes)
-        for name, shape in expected.items():
-            if tuple(weights[name].shape) != shape:
-                raise InputError(f"{name}: expected shape {shape}, got {tuple(weights[name].shape)}")
-        if weights.keys() - expected.keys():
-            raise InputError(f"{min(weights.keys() - expected.keys())} has no place in this layout")
+        _check_shapes(weights, self.shapes(encoder, classes), "this layout")
 
 
 @dataclass(eq=False)
@@ -300,14 +295,19 @@ class Tower:
         """
         tower = copy.deepcopy(_module(self.encoder))
         own = dict(tower.named_parameters())
+        _check_shapes(weights, {name: tuple(value.shape) for name, value in own.items()}, "the image tower")
         for name, value in own.items():
-            if weights[name].shape != value.shape:
-                raise InputError(f"{name}: expected shape {tuple(value.shape)}, got {tuple(weights[name].shape)}")
             value.data.copy_(weights[name])
-        if weights.keys() - own.keys():
-            raise InputError(f"{min(weights.keys() - own.keys())} has no place in the image tower")
         fingerprint = fingerprint_of(weights, self.encoder.fingerprint, "tuned tower")
         return replace(self.encoder, image_tower=tower, fingerprint=fingerprint)
+
+
+def _check_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], place: str) -> None:
+    for name, shape in expected.items():
+        if tuple(weights[name].shape) != shape:
+            raise InputError(f"{name}: expected shape {shape}, got {tuple(weights[name].shape)}")
+    if weights.keys() - expected.keys():
+        raise InputError(f"{min(weights.keys() - expected.keys())} has no place in {place}")
 
 
 def _module(encoder: Encoder) -> nn.Module:

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from titer.defenses.fit import minimise
 from titer.defenses.objectives import cross_entropy
-from titer.defenses.task import KEPT, Fitted, Task, Weights
+from titer.defenses.task import Fitted, Task, Weights
 from titer.errors import InputError, unknown
 from titer.features.stream import noisy_images
 from titer.models.classifier import Classifier, Named, zero_shot
@@ -144,7 +143,7 @@ def noisy_copies(task: Task, sigmas: Sequence[float]) -> Callable[[int], tuple[T
 
     The images take turns, in a new order each time, and so do an image's sigmas. No draw is used twice.
     """
-    image, stream, count = lru_cache(KEPT)(task.image), NoiseStream(task.seed, "fit"), len(task.ids)
+    image, stream, count = task.kept, NoiseStream(task.seed, "fit"), len(task.ids)
 
     def block(step: int) -> tuple[Tensor, Tensor]:
         turns = np.arange(step * BLOCK, (step + 1) * BLOCK) // count

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from titer.attacks.losses import divergence
+
 _TINY = 1e-12
 Direction = Literal["from-target", "from-attacked"]
 AlphaRule = Literal["const", "teacher-conf", "teacher-correct", "entropy", "gap"]
@@ -32,7 +34,7 @@ def marginal_entropy(logits: Tensor) -> Tensor:
 
 def kl(target: Tensor, logits: Tensor) -> Tensor:
     """KL(target || answer) (batch,) of two sets of logits (batch, classes); gradients reach both."""
-    return F.kl_div(logits.log_softmax(dim=1), target.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)
+    return divergence(logits, target)
 
 
 def consistency(target: Tensor, attacked: Tensor, direction: Direction = "from-target") -> Tensor:

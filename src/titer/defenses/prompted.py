@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from titer.defenses.checkpoints import read_tokens
+from titer.defenses.checkpoints import TakesCheckpoint, read_tokens, source
 from titer.defenses.fit import OptimiserName
 from titer.defenses.learners import Coupling, Layout, Learner, Tokens, Tower
 from titer.defenses.task import Fitted, Task, Weights
@@ -27,7 +28,7 @@ _GENTLER = 0.25  # of the consistency's weight, when a fit collapsed and is begu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attacked:
+class Attacked(ABC):
     """Settings of every fit on attacked images. Defaults are those of FAP and its relatives (NeurIPS 2024, arXiv 2403.14774).
 
     Args:
@@ -52,7 +53,6 @@ class Attacked:
     warmup_rate: float | None = 1e-5
     weight_decay: float | None = None
 
-    needs_labels: ClassVar[bool] = True
     noise: ClassVar[tuple[float, ...]] = ()
 
     def __post_init__(self) -> None:
@@ -65,13 +65,11 @@ class Attacked:
 
     def schedule(self) -> Schedule:
         """Epochs, batches and rates."""
-        return Schedule(
-            self.epochs, self.batch, self.learning_rate, self.optimiser, self.warmup_rate, self.weight_decay
-        )
+        return Schedule(**{field.name: getattr(self, field.name) for field in fields(Schedule)})
 
+    @abstractmethod
     def objective(self, step: Step) -> tuple[Tensor, Tensor | None]:
         """What a step minimises: a term that fits the labels, and a consistency term where there is one."""
-        raise NotImplementedError
 
     def learn(self, task: Task, learner: Learner) -> Fitted:
         """Tune a learner; where its consistency term finds the trivial solution, once more with a smaller weight.
@@ -92,13 +90,11 @@ class Attacked:
                 "restarted": f"collapsed at first; begun again with weight {weight:g}",
                 "collapsed": watch.collapsed,
             }
-        weights = {name: tensor.detach() for name, tensor in learner.weights.items()}
-        notes["trainable"] = sum(tensor.numel() for tensor in weights.values())
-        return Fitted({name: tensor.cpu() for name, tensor in weights.items()}, history, None, notes)
+        return learned(learner, history, notes)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptTuning(Attacked):
+class PromptTuning(TakesCheckpoint, Attacked):
     """Settings of every fit that learns tokens.
 
     Args:
@@ -137,26 +133,13 @@ class PromptTuning(Attacked):
             raise InputError("prompting: perturbed moves text tokens; expected some, got text=0")
 
     @property
-    def needs_labels(self) -> bool:  # type: ignore[override]
-        """Whether the fit uses the labels of its images."""
-        return self.checkpoint is None
-
-    @property
-    def needs_images(self) -> bool:
-        """Whether the fit looks at images at all."""
-        return self.checkpoint is None
-
-    @property
     def class_bound(self) -> bool:
         """Tokens of single classes belong to them."""
         return self.class_specific
 
     def layout(self) -> Layout:
         """Where the tokens stand."""
-        return Layout(
-            self.text, self.image, self.depth, self.coupling, self.shared_map, self.frame, self.words,
-            self.class_specific, self.position,
-        )  # fmt: skip
+        return Layout(**{field.name: getattr(self, field.name) for field in fields(Layout)})
 
     def attack(self) -> Inner:
         """The attack of a training step."""
@@ -193,6 +176,7 @@ class PromptTuning(Attacked):
 class TowerTuning(Attacked):
     """Settings of every fit that changes the whole image encoder."""
 
+    needs_labels: ClassVar[bool] = True
     class_bound: ClassVar[bool] = False
 
     def fit(self, task: Task) -> Fitted:
@@ -208,10 +192,17 @@ class TowerTuning(Attacked):
         )
 
 
+def learned(learner: Learner, history: tuple[float, ...], notes: dict[str, object] | None = None) -> Fitted:
+    """What a learner holds after a fit."""
+    weights = {name: tensor.detach().cpu() for name, tensor in learner.weights.items()}
+    trainable = sum(tensor.numel() for tensor in weights.values())
+    return Fitted(weights, history, notes={**(notes or {}), "trainable": trainable})
+
+
 def _with_answers(fitted: Fitted, task: Task, classifier: Classifier) -> Fitted:
     """With what the fitted classifier says of each training image."""
     with torch.no_grad():
-        rows = [classifier(task.image(place)[None]).argmax(dim=1) for place in range(len(task.ids))]
+        rows = [classifier(task.kept(place)[None]).argmax(dim=1) for place in range(len(task.ids))]
     return replace(fitted, predictions=torch.cat(rows).cpu())
 
 
@@ -232,8 +223,7 @@ def _taken(file: Path, layout: Layout, task: Task, template: str) -> Fitted:
         raise InputError(f"{file}: {error}") from error
     if found.suffix is not None and layout.text:
         _same_words(file, found.suffix, layout, task, template)
-    source = {"file": file.name, "sha256": found.sha256, "epoch": found.epoch}
-    return Fitted(found.weights, (), notes={"imported": source})
+    return Fitted(found.weights, (), notes={"imported": source(found)})
 
 
 def _same_words(file: Path, suffix: Tensor, layout: Layout, task: Task, template: str) -> None:

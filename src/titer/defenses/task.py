@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from titer.errors import InputError
@@ -18,7 +19,7 @@ from titer.models.encoder import Encoder
 
 Weights = dict[str, Tensor]
 
-KEPT = 512  # images that a fit keeps in memory: 310 MB at 224 pixels
+_KEPT = 512  # images that a fit keeps in memory: 310 MB at 224 pixels
 
 MIXED = (0.1, 0.25, 0.5, 1.0)
 """Noise levels of fits that serve all of them, in [0, 1] pixel units."""
@@ -79,11 +80,21 @@ class Task:
         )
 
     @cached_property
-    def clean(self) -> Tensor:
-        """Unit features (images, dim) of the images without noise."""
+    def kept(self) -> Callable[[int], Tensor]:
+        """``image`` for fits that look at an image again and again: as many as fit in memory are read once."""
+        return lru_cache(_KEPT)(self.image)
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Features (images, dim), not unit, that the frozen encoder gives the images without noise."""
         with torch.inference_mode():
-            rows = [self.encoder.encode_image(self.image(place)[None]).cpu() for place in range(len(self.ids))]
+            rows = [self.encoder.image_features(self.kept(place)[None]).cpu() for place in range(len(self.ids))]
         return torch.cat(rows).clone()
+
+    @cached_property
+    def clean(self) -> Tensor:
+        """The same, unit."""
+        return F.normalize(self.features, dim=-1)
 
 
 @dataclass(frozen=True, eq=False)

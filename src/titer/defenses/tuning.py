@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,11 +18,12 @@ from titer.attacks.losses import cross_entropy, divergence
 from titer.attacks.threat import Threat
 from titer.defenses.fit import OptimiserName, minimise, parts
 from titer.defenses.learners import Learner
-from titer.defenses.task import KEPT, Task, Weights
+from titer.defenses.task import Task, Weights
 from titer.errors import InputError, unknown
 from titer.features.store import Places
 from titer.models.classifier import class_features
 from titer.models.encoder import Encoder
+from titer.results.robustness import check_budgets
 
 InnerLoss = Literal["cross-entropy", "kl", "distance", "embedding"]
 Prompting = Literal["on-the-fly", "constant", "perturbed"]
@@ -57,10 +58,7 @@ class Inner:
     random: bool = True
 
     def __post_init__(self) -> None:
-        if self.eps >= 1:
-            raise InputError(
-                f"eps: expected a length in [0, 1] pixels, got {self.eps:g}; probably {self.eps:g}/255 was meant"
-            )
+        check_budgets("eps", (self.eps,), "linf")
         if self.eps < 0:
             raise InputError(f"eps: expected at least 0, got {self.eps:g}")
         if self.steps < 1:
@@ -302,16 +300,13 @@ def tune(
     Raises:
         CollapseError: see ``Watch``; the weights are then of no use.
     """
-    device, image = task.encoder.device, lru_cache(KEPT)(task.image)
-    words, known = class_features(task.encoder, task.classes), known_features(task)
+    device = task.encoder.device
+    words, known = class_features(task.encoder, task.classes), task.features.to(device)
     labels = (torch.full((len(task.ids),), -1) if task.labels is None else task.targets).to(device)
-    chance = np.random.default_rng([task.seed, 5])
-    for tensor in learner.weights.values():
-        tensor.requires_grad_()
 
     def loss(epoch: int, part: Places) -> Tensor:
         ids, places = [task.ids[place] for place in part.tolist()], torch.from_numpy(part)
-        images = torch.stack([image(place) for place in part.tolist()]).to(device)
+        images = torch.stack([task.kept(place) for place in part.tolist()]).to(device)
         random = Random(task.seed, f"fit {epoch}", ids)
         step = Step(learner, task.encoder, words, images, labels[places], known[places], inner, random)
         fitting, consistency = objective(step)
@@ -320,6 +315,27 @@ def tune(
         share = watch.done / watch.steps
         watch.see(float(fitting.detach()), float(consistency.detach()))
         return fitting + weight * (1.0 if share >= ramp else share / ramp) * consistency
+
+    return descend(task, learner, schedule, loss)
+
+
+def descend(
+    task: Task, learner: Learner, schedule: Schedule, loss: Callable[[int, Places], Tensor]
+) -> tuple[float, ...]:
+    """Change the learner's weights in place: gradient descent over batches of the task's images in ever new orders.
+
+    Args:
+        task: the images.
+        learner: what is learned.
+        schedule: epochs, batches and rates.
+        loss: epoch, and places of a batch's images -> what its step minimises.
+
+    Returns:
+        Mean loss of each epoch.
+    """
+    chance = np.random.default_rng([task.seed, 5])
+    for tensor in learner.weights.values():
+        tensor.requires_grad_()
 
     def losses(epoch: int) -> list[Callable[[], Tensor]]:
         batches = parts(chance.permutation(len(task.ids)), schedule.batch)
@@ -334,10 +350,3 @@ def tune(
         schedule.warmup_rate,
         schedule.weight_decay,
     )
-
-
-def known_features(task: Task) -> Tensor:
-    """Features (images, dim), not unit, that the frozen model gives the clean images; once per image."""
-    encoder = task.encoder
-    with torch.no_grad():
-        return torch.cat([encoder.image_features(task.image(place)[None]) for place in range(len(task.ids))])
