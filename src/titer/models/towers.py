@@ -32,10 +32,7 @@ def vision_tower(encoder: Encoder) -> VisionTower:
     """
     tower = encoder.image_tower
     if not isinstance(tower, VisionTower):
-        raise InputError(
-            f"{encoder.name}: its image encoder hides its layers, so none can be tuned; "
-            "expected titer:tiny, or a CLIP or SigLIP model in Hugging Face layout"
-        )
+        raise _hidden(encoder, "none can be tuned")
     return tower
 
 
@@ -60,11 +57,15 @@ def layered_tower(encoder: Encoder) -> LayeredTower:
     """
     tower = encoder.image_tower
     if not isinstance(tower, LayeredTower):
-        raise InputError(
-            f"{encoder.name}: its image encoder hides its layers, so no tokens can be learned there; "
-            "expected titer:tiny, or a CLIP or SigLIP model in Hugging Face layout"
-        )
+        raise _hidden(encoder, "no tokens can be learned there")
     return tower
+
+
+def _hidden(encoder: Encoder, consequence: str) -> InputError:
+    return InputError(
+        f"{encoder.name}: its image encoder hides its layers, so {consequence}; "
+        "expected titer:tiny, or a CLIP or SigLIP model in Hugging Face layout"
+    )
 
 
 def prompted(tower: ImageTower, tokens: Sequence[Tensor], frame: Tensor | None = None) -> ImageTower:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from titer.report.plots import on_grid
 from titer.report.tables import MISSING, Share, Table, Value, radius_text
-from titer.results.arms import Arm, Fits
+from titer.results.arms import Arm, Fits, Shares
 from titer.results.study import ZERO_SHOT, StudyCell, StudyResults
 from titer.results.summary import largest_provable, radii_shown
 from titer.statistics.comparisons import Comparison, holm, mcnemar, paired
@@ -181,7 +182,7 @@ class Pair(Generic[AnyFits]):
 def pairs(cell: StudyCell, radius: float) -> list[Pair[Arm]]:
     """Every sound method against zero-shot, and every one that is no baseline against the best baseline of its sigma."""
     return [
-        _pair(arm, other, radius)
+        pair_of(arm, other, lambda one: one.certified(radius), lambda one: one.of_seed(0, radius))
         for sigma in cell.sigmas
         for arm, other in matched(
             [arm for arm in cell.at(sigma) if arm.guarantee != "conditional"],
@@ -235,12 +236,21 @@ def standing(start: str, arms: Sequence[AnyFits], share: Callable[[AnyFits], Sha
     return f"{'; '.join(parts)}." + (" No method is above the best baseline." if behind else "")
 
 
-def _pair(arm: Arm, other: Arm, radius: float) -> Pair[Arm]:
+def pair_of(
+    arm: AnyFits, other: AnyFits, shares: Callable[[AnyFits], Shares], first: Callable[[AnyFits], NDArray[np.bool_]]
+) -> Pair[AnyFits]:
+    """Two methods on the same images.
+
+    Args:
+        arm, other: the methods.
+        shares: for each image, the share of the fits that have it right.
+        first: which images the first fit has right.
+    """
     return Pair(
         arm,
         other,
-        paired(arm.certified(radius), other.certified(radius), arm.labels, arm.groups),
-        mcnemar(arm.of_seed(0, radius), other.of_seed(0, radius)) if independent(arm) else None,
+        paired(shares(arm), shares(other), arm.labels, arm.groups),
+        mcnemar(first(arm), first(other)) if independent(arm) else None,
     )
 
 

@@ -13,11 +13,11 @@ from titer.report.arms import (
     difference_text,
     family,
     fits_of,
-    independent,
     matched,
     name_of,
     number_text,
     p_text,
+    pair_of,
     radii_of,
     standing,
 )
@@ -25,7 +25,7 @@ from titer.report.tables import MISSING, Share, Table, Value, radius_text
 from titer.results.arms import Arm, AttackArm, Fits, side_by_side
 from titer.results.robustness import length_text
 from titer.results.study import StudyCell
-from titer.statistics.comparisons import holm, mcnemar, paired
+from titer.statistics.comparisons import holm
 from titer.statistics.ranking import balanced_mean
 
 
@@ -79,16 +79,10 @@ def _images(arms: Sequence[Fits]) -> str:
 def pairs_under_attack(cell: StudyCell, norm: str, epsilon: float) -> list[Pair[AttackArm]]:
     """Every method against zero-shot, and every one that is no baseline against the best baseline, under the strongest attack."""
     arms = [arm for arm in cell.strongest(norm) if epsilon in arm.budgets]
-    return [_pair(arm, other, epsilon) for arm, other in matched(arms, lambda arm: robust_share(arm, epsilon))]
-
-
-def _pair(arm: AttackArm, other: AttackArm, epsilon: float) -> Pair[AttackArm]:
-    return Pair(
-        arm,
-        other,
-        paired(arm.robust(epsilon), other.robust(epsilon), arm.labels, arm.groups),
-        mcnemar(arm.of_seed(0, epsilon), other.of_seed(0, epsilon)) if independent(arm) else None,
-    )
+    return [
+        pair_of(arm, other, lambda one: one.robust(epsilon), lambda one: one.of_seed(0, epsilon))
+        for arm, other in matched(arms, lambda arm: robust_share(arm, epsilon))
+    ]
 
 
 def attack_paired_table(cell: StudyCell, norm: str) -> Table | None:

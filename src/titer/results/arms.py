@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ Records = tuple[tuple[Record, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Fits:
+class Fits(ABC):
     """A method with its shots in one cell: a prompt set for each seed of the fit, on the same images.
 
     Args:
@@ -38,15 +39,18 @@ class Fits:
     sets: tuple[Mapping[str, Any], ...]
     ids: tuple[str, ...]
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the prompt sets."""
-        raise NotImplementedError
+    of_each_set: ClassVar[tuple[str, ...]] = ("sets",)
+    """Fields with an entry for each prompt set."""
 
     @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Of the prompt sets."""
+
+    @property
+    @abstractmethod
     def records(self) -> Records:
         """Records of each prompt set, in order of ``ids``."""
-        raise NotImplementedError
 
     @property
     def fitted_for(self) -> float | None:
@@ -74,6 +78,14 @@ class Fits:
         """For each image, the share of seeds whose prompt set is right without noise, smoothing and attack."""
         return mean_over_seeds(self.records, lambda record: record["clean_prediction"] == record["label"])
 
+    def on(self, names: Collection[str], ids: Collection[str]) -> Self:
+        """The same, of these prompt sets on these images alone."""
+        kept = [place for place, name in enumerate(self.names) if name in names]
+        own: dict[str, Any] = {
+            field: tuple(getattr(self, field)[place] for place in kept) for field in self.of_each_set
+        }
+        return replace(self, ids=tuple(sample for sample in self.ids if sample in ids), **own)
+
     def median_of_sets(self, name: str) -> float | None:
         """Median over prompt sets of something that study.json says of them."""
         values = [told[name] for told in self.sets if told.get(name) is not None]
@@ -89,6 +101,8 @@ class Arm(Fits):
     """
 
     parts: tuple[Cell, ...]
+
+    of_each_set: ClassVar[tuple[str, ...]] = ("sets", "parts")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -128,16 +142,6 @@ class Arm(Fits):
         values = [record[name] for part in self.records for record in part if name in record]
         return float(np.median(values)) if values else None
 
-    def on(self, names: Collection[str], ids: Collection[str]) -> Arm:
-        """The same, of these prompt sets on these images alone."""
-        kept = [place for place, name in enumerate(self.names) if name in names]
-        return replace(
-            self,
-            sets=tuple(self.sets[place] for place in kept),
-            parts=tuple(self.parts[place] for place in kept),
-            ids=tuple(sample for sample in self.ids if sample in ids),
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class AttackArm(Fits):
@@ -152,6 +156,8 @@ class AttackArm(Fits):
     attacks: tuple[str, ...]
     ladders: tuple[tuple[Stand, ...], ...]
     fingerprints: tuple[str | None, ...]
+
+    of_each_set: ClassVar[tuple[str, ...]] = ("sets", "ladders", "fingerprints")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -200,17 +206,6 @@ class AttackArm(Fits):
         """Median over images that were attacked, at one budget; None where none was."""
         spent = [r["seconds"] for ladder in self.ladders for stand in ladder for r in stand.records if r.get("seconds")]
         return float(np.median(spent)) if spent else None
-
-    def on(self, names: Collection[str], ids: Collection[str]) -> AttackArm:
-        """The same, of these prompt sets on these images alone."""
-        kept = [place for place, name in enumerate(self.names) if name in names]
-        return replace(
-            self,
-            sets=tuple(self.sets[place] for place in kept),
-            ladders=tuple(self.ladders[place] for place in kept),
-            fingerprints=tuple(self.fingerprints[place] for place in kept),
-            ids=tuple(sample for sample in self.ids if sample in ids),
-        )
 
     def _at(self, epsilon: float) -> Records:
         wanted = set(self.ids)

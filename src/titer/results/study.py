@@ -193,12 +193,9 @@ def _attack_arms(
     ids = tuple(sorted(set.intersection(*seen))) if budgets else ()
     if not ids:
         return
-    for entry, shots, own in _by_method(info, list(by_set)):
+    for own, facts in _by_method(info, list(by_set)):
         yield AttackArm(
-            entry=entry,
-            facts=info["entries"][entry],
-            shots=shots,
-            sets=tuple(info["prompts"][name] for name in own),
+            **facts,
             ids=ids,
             attacks=attacks,
             ladders=tuple(tuple(by_set[name][at] for at in budgets) for name in own),
@@ -206,29 +203,27 @@ def _attack_arms(
         )
 
 
-def _by_method(info: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[str, int | None, list[str]]]:
-    """Method, shots and prompt sets: in the recipe's order, with the fewest shots first; fits for one sigma are by themselves."""
+def _by_method(info: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """Prompt sets of one method and its shots, and what study.json says of them.
+
+    In the recipe's order, with the fewest shots first; fits for one sigma are by themselves.
+    """
     found: dict[tuple[str, int | None, float | None], list[str]] = {}
     for name in names:
         told = info["prompts"][name]
         found.setdefault((told["entry"], told["shots"], told.get("sigma")), []).append(name)
     order = list(info["entries"])
     for entry, shots, sigma in sorted(found, key=lambda key: (order.index(key[0]), key[2] or 0, key[1] or 0)):
-        yield entry, shots, found[entry, shots, sigma]
+        own = found[entry, shots, sigma]
+        sets = tuple(info["prompts"][name] for name in own)
+        yield own, {"entry": entry, "facts": info["entries"][entry], "shots": shots, "sets": sets}
 
 
 def _arms(info: Mapping[str, Any], run: Run) -> Iterator[Arm]:
     parts = {part.prompts: part for part in cells(run)}
     ids = _shared(list(parts.values()))
-    for entry, shots, own in _by_method(info, list(parts)):
-        yield Arm(
-            entry=entry,
-            facts=info["entries"][entry],
-            shots=shots,
-            sets=tuple(info["prompts"][name] for name in own),
-            ids=ids,
-            parts=tuple(parts[name] for name in own),
-        )
+    for own, facts in _by_method(info, list(parts)):
+        yield Arm(**facts, ids=ids, parts=tuple(parts[name] for name in own))
 
 
 def _shared(parts: Sequence[Cell]) -> tuple[str, ...]:
