@@ -128,6 +128,14 @@ def test_json_is_one_document(tmp_path: Path, capfd: pytest.CaptureFixture[str])
         json.loads(out)
 
 
+def test_show_says_settings_shared_with_relatives_but_not_what_relatives_are(capfd: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = typed(capfd, "show", "defense", "maple")
+    assert out.startswith("Image tokens that are maps of the text tokens")
+    assert "coupling:" in out
+    assert "eps:" in out
+    assert "Independent tokens" not in out  # what ivlp, of which maple is made, says of itself
+
+
 def test_predict_and_unreachable_radii(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     data = folder(tmp_path / "data", per_class=1)
     status, _, err = typed(

@@ -71,9 +71,13 @@ def show(
 
 
 def _explained(method: type) -> str:
-    """What a method says of itself, and below that what it shares with others."""
-    kinds = [kind for kind in method.__mro__ if dataclasses.is_dataclass(kind)]
-    return "\n\n".join(filter(None, map(inspect.getdoc, kinds)))
+    """What a method says of itself, and below that the settings that it shares with others.
+
+    What others say of themselves is left out: the summary of a relative is not true of it.
+    """
+    shared = [inspect.cleandoc(kind.__doc__ or "") for kind in method.__mro__[1:] if dataclasses.is_dataclass(kind)]
+    settings = [text[text.index("Args:") :] for text in shared if "Args:" in text]
+    return "\n\n".join([inspect.getdoc(method) or "", *settings])
 
 
 def _show_recipe(path: str, json: bool) -> None:
