@@ -1,6 +1,7 @@
 """Light-weight methods that harden a frozen model: each is fitted, and makes a classifier of what it has learned."""
 
 from titer.defenses.advpt import AdvPt
+from titer.defenses.anchor import Anchor
 from titer.defenses.apt import AdvTp, AdvVp, Apt
 from titer.defenses.capt import Capt, CaptSmooth
 from titer.defenses.coop import Coop
@@ -25,6 +26,7 @@ DEFENSES: Registry[Defense] = Registry(
         "advtp": AdvTp,
         "advvlp": AdvVlp,
         "advvp": AdvVp,
+        "anchor": Anchor,
         "apt": Apt,
         "capt": Capt,
         "capt-smooth": CaptSmooth,
@@ -51,6 +53,7 @@ __all__ = [
     "AdvTp",
     "AdvVlp",
     "AdvVp",
+    "Anchor",
     "Apt",
     "Capt",
     "CaptSmooth",

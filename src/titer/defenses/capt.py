@@ -21,7 +21,8 @@ from titer.defenses import objectives
 from titer.defenses.fap import Consistent
 from titer.defenses.learners import Learner
 from titer.defenses.objectives import AlphaRule, CrossEntropyOn, Direction, cross_entropy, kl
-from titer.defenses.task import MIXED, Fitted, Task
+from titer.defenses.prompted import Smoothed
+from titer.defenses.task import Fitted, Task
 from titer.defenses.tuning import Step
 from titer.errors import InputError, unknown
 from titer.models.classifier import class_features
@@ -90,33 +91,13 @@ def _chance_level(right: int, images: int, classes: int) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CaptSmooth(Capt):
-    """CAPT-R whose answers also agree under Gaussian noise, for attacks and certificates at once.
-
-    Args:
-        sigmas: standard deviations of the noise in training, in [0, 1] pixel units.
-        smooth: weight of the noisy term beside the attacked one.
-    """
-
-    sigmas: tuple[float, ...] = MIXED
-    smooth: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.sigmas or min(self.sigmas) < 0:
-            raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(self.sigmas)}")
-        if self.smooth < 0:
-            raise InputError(f"smooth: expected at least 0, got {self.smooth:g}")
-
-    @property
-    def noise(self) -> tuple[float, ...]:  # type: ignore[override]
-        """Standard deviations of the noise in training."""
-        return self.sigmas
+class CaptSmooth(Smoothed, Capt):
+    """CAPT-R whose answers also agree under Gaussian noise, for attacks and certificates at once."""
 
     def objective(self, step: Step) -> tuple[Tensor, Tensor]:
         """CAPT-R's terms, cross-entropy of a noisy copy, and its divergence from the clean answer."""
         fitting, term = super().objective(step)
-        noisy = step.noisy(self.sigmas)
+        noisy = step.logits(step.noisy_features(self.sigmas), step.class_features)
         return fitting + self.smooth * cross_entropy(noisy, step.labels), term + self.smooth * kl(
             step.clean, noisy
         ).mean()

@@ -270,7 +270,16 @@ class Tower:
     @staticmethod
     def start(encoder: Encoder) -> Weights:
         """The tower's own weights, copied."""
-        return {name: value.detach().clone() for name, value in _module(encoder).named_parameters()}
+        return {name: value.clone() for name, value in _parameters(encoder).items()}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each learned tensor, by name."""
+        return {name: tuple(value.shape) for name, value in _parameters(self.encoder).items()}
+
+    def tensors(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters of the tower, by name, that take the place of its own."""
+        return dict(weights)
 
     @cached_property
     def _classes(self) -> Tensor:
@@ -282,8 +291,8 @@ class Tower:
 
     def image_features(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Features (batch, dim), not unit."""
-        module = _module(self.encoder)
-        tower = lambda shown: torch.func.functional_call(module, dict(weights), (shown,))  # noqa: E731
+        module, tensors = _module(self.encoder), self.tensors(weights)
+        tower = lambda shown: torch.func.functional_call(module, tensors, (shown,))  # noqa: E731
         return replace(self.encoder, image_tower=tower).image_features(images)
 
     def encoder_of(self, weights: Weights) -> Encoder:
@@ -293,13 +302,57 @@ class Tower:
             KeyError: for a tensor that is missing.
             InputError: for one of another shape or too many.
         """
+        _check_shapes(weights, self.shapes, "the image tower")
         tower = copy.deepcopy(_module(self.encoder))
         own = dict(tower.named_parameters())
-        _check_shapes(weights, {name: tuple(value.shape) for name, value in own.items()}, "the image tower")
-        for name, value in own.items():
-            value.data.copy_(weights[name])
+        for name, value in self.tensors(weights).items():
+            own[name].data.copy_(value)
         fingerprint = fingerprint_of(weights, self.encoder.fingerprint, "tuned tower")
         return replace(self.encoder, image_tower=tower, fingerprint=fingerprint)
+
+
+@dataclass(eq=False)
+class LowRank(Tower):
+    """Low-rank changes of the image encoder's linear layers (Hu et al., ICLR 2022, arXiv 2106.09685): W + up down.
+
+    ``weights`` holds ``LAYER.down`` (rank, inputs) and ``LAYER.up`` (outputs, rank). The loop needs features as a function of
+    tensors, which a PEFT model is not.
+
+    Args:
+        rank: of each change; no more than a layer's smaller side.
+    """
+
+    rank: int
+
+    def first(self, seed: int) -> Weights:
+        """What learning starts from: ``up`` is zero, so that nothing changes yet."""
+        chance, weights = torch.Generator().manual_seed(seed), {}
+        for name, shape in self.shapes.items():
+            down = name.endswith(".down")
+            drawn = (2 * torch.rand(shape, generator=chance) - 1) / math.sqrt(shape[1]) if down else torch.zeros(shape)
+            weights[name] = drawn.to(self.encoder.device)
+        return weights
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each learned tensor, by name."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name, module in _module(self.encoder).named_modules():
+            if isinstance(module, nn.Linear):
+                rank = min(self.rank, module.in_features, module.out_features)
+                found |= {f"{name}.down": (rank, module.in_features), f"{name}.up": (module.out_features, rank)}
+        if not found:
+            raise InputError(f"{self.encoder.name}: its image tower has no linear layers to change")
+        return found
+
+    def tensors(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The changed matrices."""
+        own = _parameters(self.encoder)
+        return {
+            f"{layer}.weight": own[f"{layer}.weight"] + weights[f"{layer}.up"] @ down
+            for layer, down in ((name.removesuffix(".down"), down) for name, down in weights.items())
+            if f"{layer}.up" in weights
+        }
 
 
 def _check_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], place: str) -> None:
@@ -308,6 +361,10 @@ def _check_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[in
             raise InputError(f"{name}: expected shape {shape}, got {tuple(weights[name].shape)}")
     if weights.keys() - expected.keys():
         raise InputError(f"{min(weights.keys() - expected.keys())} has no place in {place}")
+
+
+def _parameters(encoder: Encoder) -> dict[str, Tensor]:
+    return {name: value.detach() for name, value in _module(encoder).named_parameters()}
 
 
 def _module(encoder: Encoder) -> nn.Module:

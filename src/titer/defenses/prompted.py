@@ -15,7 +15,7 @@ from torch import Tensor
 from titer.defenses.checkpoints import TakesCheckpoint, read_tokens, source
 from titer.defenses.fit import OptimiserName
 from titer.defenses.learners import Coupling, Layout, Learner, Tokens, Tower
-from titer.defenses.task import Fitted, Task, Weights
+from titer.defenses.task import MIXED, Fitted, Task, Weights
 from titer.defenses.tuning import CollapseError, Inner, InnerLoss, Prompting, Schedule, Step, Watch, tune
 from titer.errors import InputError
 from titer.models.classifier import Classifier, Named, cosine_head, zero_shot
@@ -91,6 +91,31 @@ class Attacked(ABC):
                 "collapsed": watch.collapsed,
             }
         return learned(learner, history, notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothed(Attacked, ABC):
+    """Settings of fits that see noisy copies as well, for attacks and certificates at once.
+
+    Args:
+        sigmas: standard deviations of the noise in training, in [0, 1] pixel units.
+        smooth: weight of the noisy term beside the attacked one.
+    """
+
+    sigmas: tuple[float, ...] = MIXED
+    smooth: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sigmas or min(self.sigmas) < 0:
+            raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(self.sigmas)}")
+        if self.smooth < 0:
+            raise InputError(f"smooth: expected at least 0, got {self.smooth:g}")
+
+    @property
+    def noise(self) -> tuple[float, ...]:  # type: ignore[override]
+        """Standard deviations of the noise in training."""
+        return self.sigmas
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,17 +204,22 @@ class TowerTuning(Attacked):
     needs_labels: ClassVar[bool] = True
     class_bound: ClassVar[bool] = False
 
+    def learner(self, encoder: Encoder, classes: Sequence[Named], weights: Weights) -> Tower:
+        """The encoder as these tensors change it."""
+        return Tower(encoder, classes, self.template, weights)
+
+    def start(self, task: Task) -> Weights:
+        """What learning starts from."""
+        return Tower.start(task.encoder)
+
     def fit(self, task: Task) -> Fitted:
         """Learn the image encoder's weights."""
-        learner = Tower(task.encoder, task.classes, self.template, Tower.start(task.encoder))
-        fitted = self.learn(task, learner)
+        fitted = self.learn(task, self.learner(task.encoder, task.classes, self.start(task)))
         return _with_answers(fitted, task, self.classifier(task.encoder, task.classes, fitted.weights, "fitted"))
 
     def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:
         """The class whose text is nearest to the features of the tuned tower."""
-        return zero_shot(
-            Tower(encoder, classes, self.template, weights).encoder_of(weights), classes, self.template, name
-        )
+        return zero_shot(self.learner(encoder, classes, weights).encoder_of(weights), classes, self.template, name)
 
 
 def learned(learner: Learner, history: tuple[float, ...], notes: dict[str, object] | None = None) -> Fitted:

@@ -26,7 +26,9 @@ class Tecoa(TowerTuning):
     """The image encoder, tuned by cross-entropy of attacked images."""
 
     batch: int | None = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
+    optimiser: OptimiserName = "adamw"
+    epochs: int = 20
     warmup_rate: float | None = None
     weight_decay: float | None = 0.0
 
@@ -44,7 +46,7 @@ class PmgAft(Tecoa):
         regularisation: weight of the own clean answer.
     """
 
-    learning_rate: float = 5e-5
+    learning_rate: float = 1e-4
     guidance: float = 1.0
     regularisation: float = 1.0
 

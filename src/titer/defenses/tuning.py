@@ -132,12 +132,12 @@ class Step:
         with torch.no_grad():
             return self.logits(self.encoder.encode_image(self.attacked_images), self.words)
 
-    def noisy(self, sigmas: Sequence[float]) -> Tensor:
-        """Tuned logits (batch, classes) of one noisy copy of each image, each with one of these standard deviations."""
+    def noisy_features(self, sigmas: Sequence[float]) -> Tensor:
+        """Features (batch, dim) of one noisy copy of each image, each with one of these standard deviations; not unit."""
         drawn = self.random.uniform()
         sigma = torch.tensor(sigmas)[(drawn * len(sigmas)).long().clamp_max(len(sigmas) - 1)]
         copies = self.images + (sigma[:, None, None, None] * self.random.normal(*self.images.shape[1:])).to(self.images)
-        return self.logits(self.learner.image_features(self.learner.weights, copies), self.class_features)
+        return self.learner.image_features(self.learner.weights, copies)
 
     def logits(self, features: Tensor, words: Tensor) -> Tensor:
         """Scaled cosine."""
