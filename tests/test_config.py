@@ -12,7 +12,7 @@ from titer.attacks.apgd import ApgdCe
 from titer.attacks.pgd import Pgd
 from titer.certify import Anytime, Gaussian
 from titer.config import SIZES, read_recipe, read_tables, recipes_here
-from titer.defenses import Coop, PromptSmooth
+from titer.defenses import CaptSmooth, Coop, PromptSmooth
 from titer.errors import InputError
 from titer.evaluate.study import AttackEntry
 
@@ -254,6 +254,20 @@ def test_a_cell_attacks_instead_of_or_beside_certifying(tmp_path: Path) -> None:
         "both": (("pgd",), (0.1,), (1, 2)),
         "certified-as-the-grid-says": (("pgd",), (0.25, 0.5), (1, 2)),
     }
+
+
+def test_settings_may_be_fractions(tmp_path: Path) -> None:
+    more = """
+[defenses.tuned]
+method = "capt-smooth"
+eps = "2/255"
+sigmas = ["1/4", 0.5]
+[attacks.pgd]
+step = "1/8"
+"""
+    study = read_recipe(written(tmp_path, SMALL + more))
+    assert study.entries["tuned"].defense == CaptSmooth(eps=2 / 255, sigmas=(0.25, 0.5))
+    assert study.attacks["pgd"].attack == Pgd(step=0.125)
 
 
 def test_attacks_take_changes_and_their_own_names(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from titer.evaluate.study import AttackEntry, Cell, Entry, Study
 from titer.models.classifier import split_templates
 from titer.results.robustness import check_budgets
 from titer.results.study import ZERO_SHOT
-from titer.typed import number
+from titer.typed import FRACTION, number
 
 Table = dict[str, Any]
 
@@ -223,7 +223,7 @@ def _entry(name: str, table: Any) -> Entry:
     _check_name(place, name)
     if not isinstance(table, dict) or not isinstance(table.get("method"), str):
         raise InputError(f"{place}: expected a table with method = '...'")
-    settings = {key: _tuple(value) for key, value in table.items() if key not in _OWN}
+    settings = _settings(table, _OWN)
     own: Table = {key: _truth(f"{place} {key}", table[key]) for key in ("baseline", "per_sigma") if key in table}
     own |= {"shots": _wholes(f"{place} shots", table["shots"], 1)} if "shots" in table else {}
     own |= {"seeds": _wholes(f"{place} seeds", table["seeds"], 0)} if "seeds" in table else {}
@@ -258,7 +258,7 @@ def _attack(name: str, table: Any) -> AttackEntry:
     if not isinstance(table, dict):
         raise InputError(f"{place}: expected a table, got {table!r}")
     method, norm = str(table.get("method", name)), table.get("norm", "linf")
-    settings = {key: _tuple(value) for key, value in table.items() if key not in _OF_ATTACK}
+    settings = _settings(table, _OF_ATTACK)
     try:
         attack = ATTACKS.build(method, **settings)
         eps = _lengths("eps", table.get("eps", "1/255"))
@@ -313,7 +313,7 @@ def _cell(
             raise unknown(f"defense of {place}", entry, kept)
     if not chosen:
         raise InputError(f"{place} compares nothing: all defenses are kept for other cells")
-    settings = {key: _tuple(value) for key, value in _table(table, "certifier").items()}
+    settings = _settings(_table(table, "certifier"))
     certifier = CERTIFIERS.build(str(settings.pop("name", "gaussian")), **settings)
     check_draws(certifier, certifier.alpha)
     sigmas = _numbers(f"{place} sigma", table.get("sigma", ()), float) if certifies else ()
@@ -379,8 +379,15 @@ def _numbers(place: str, values: Any, kind: type[int] | type[float]) -> tuple[An
     return tuple(dict.fromkeys(kind(value) for value in listed))
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _settings(table: Table, others: Iterable[str] = ()) -> Table:
+    """A method's own keys: lists as tuples, and texts of fractions such as ``1/255`` as numbers."""
+    return {key: _setting(value) for key, value in table.items() if key not in others}
+
+
+def _setting(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_setting, value))
+    return number(value, "") if isinstance(value, str) and FRACTION.fullmatch(value) else value
 
 
 def _listed(names: Any) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from titer.errors import InputError
+
+FRACTION = re.compile(r"-?\d+(?:\.\d+)?/[1-9]\d*")
 
 
 def number(text: str, place: str) -> float:

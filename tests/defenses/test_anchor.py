@@ -55,15 +55,18 @@ def test_nothing_is_changed_at_the_start(encoder: Encoder) -> None:
     assert not torch.equal(start[min(start)], learner.first(seed=1)[min(start)])
 
 
+def linear_layers(encoder: Encoder) -> dict[str, nn.Linear]:
+    return {name: module for name, module in tower_of(encoder).named_modules() if isinstance(module, nn.Linear)}
+
+
 def test_a_changed_layer_is_its_matrix_plus_the_product_of_two(encoder: Encoder) -> None:
     learner, shown = changed(encoder), images(encoder, 3)
-    own, merged = tower_of(encoder), learner.encoder_of(learner.weights)
-    layers = [name for name, module in own.named_modules() if isinstance(module, nn.Linear)]
-    assert layers
-    for name in layers:
-        up, down = learner.weights[f"{name}.up"], learner.weights[f"{name}.down"]
-        expected = own.get_submodule(name).weight + up @ down
-        assert torch.allclose(tower_of(merged).get_submodule(name).weight, expected, atol=1e-6), name
+    merged = learner.encoder_of(learner.weights)
+    own, after = linear_layers(encoder), linear_layers(merged)
+    assert own
+    for name, layer in own.items():
+        expected = layer.weight + learner.weights[f"{name}.up"] @ learner.weights[f"{name}.down"]
+        assert torch.allclose(after[name].weight, expected, atol=1e-6), name
     features = learner.image_features(learner.weights, shown)
     assert torch.allclose(merged.image_features(shown), features, atol=1e-5)
     assert not torch.allclose(encoder.image_features(shown), features, atol=1e-2)
@@ -71,7 +74,7 @@ def test_a_changed_layer_is_its_matrix_plus_the_product_of_two(encoder: Encoder)
 
 
 def test_the_rank_is_at_most_a_layers_smaller_side_and_every_number_is_counted(encoder: Encoder) -> None:
-    layers = [module for module in tower_of(encoder).modules() if isinstance(module, nn.Linear)]
+    layers = linear_layers(encoder).values()
     for rank in (1, 2, 10_000):
         shapes = LowRank(encoder, CLASSES, "{}", {}, rank).shapes
         expected = sum(

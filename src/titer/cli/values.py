@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from titer.errors import InputError
-from titer.typed import number
+from titer.typed import FRACTION, number
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
@@ -51,14 +50,11 @@ def settings(pairs: Iterable[str], option: str = "--set") -> dict[str, Any]:
     return found
 
 
-_FRACTION = re.compile(r"-?\d+(?:\.\d+)?/[1-9]\d*")
-
-
 def _value(text: str) -> Any:
-    if _FRACTION.fullmatch(text):
+    if FRACTION.fullmatch(text):
         return number(text, "")
     if text.startswith("[") and '"' not in text and "'" not in text:
-        text = _FRACTION.sub(lambda found: repr(number(found[0], "")), text)
+        text = FRACTION.sub(lambda found: repr(number(found[0], "")), text)
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
