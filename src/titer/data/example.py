@@ -82,6 +82,11 @@ class Data:
         return len(self.examples)
 
     @property
+    def source(self) -> str:
+        """Name of the set that it is made of: within it a group's name means the same."""
+        return self.name.rpartition("@")[2]
+
+    @property
     def counts(self) -> dict[str, int]:
         """Images of each class in this split, classes without any included; images without a label are not counted."""
         found = Counter(example.label for example in self.examples)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from titer.data import phantoms
 from titer.data.classes import Wording, class_texts, reworded
+from titer.data.derived import pooled, some_classes
 from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.folder import folder_rows
 from titer.data.pictures import file_digest, read_picture
@@ -24,6 +25,8 @@ EMBEDDED = ("titer:phantoms",)
 
 def load_data(name: str | Path, split: str = "test", limit: int | None = None, wording: Wording | None = None) -> Data:
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
+
+    Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``.
 
     No picture is opened; each is read when its turn comes.
 
@@ -53,6 +56,16 @@ def load_all(name: str | Path, wording: Wording | None = None) -> Data:
 def _found(name: str | Path) -> Data:
     if str(name) == "titer:phantoms":
         return _phantoms()
+    kind, _, rest = str(name).partition(":")
+    if kind == "classes" and not Path(name).exists():
+        which, at, whole = rest.partition("@")
+        if not at:
+            raise InputError(
+                f"data set {str(name)!r}: expected classes:base@DATA, classes:new@DATA or classes:LABEL+LABEL@DATA"
+            )
+        return some_classes(_found(whole), which)
+    if kind == "pooled" and not Path(name).exists():
+        return pooled([_found(part) for part in rest.split(",")])
     if str(name).startswith("titer:"):
         raise unknown("data set", str(name), EMBEDDED)
     if str(name).startswith(("coop:", "medmnist:")):

@@ -179,7 +179,8 @@ def _check_move(adapter: Adapter, data: Data, new_classes: bool) -> None:
 
 def _unseen(adapter: Adapter, data: Data) -> None:
     """Refuse to judge a fit on its own images, or on others of the same patients or slides."""
-    if adapter.facts.get("data", {}).get("name") == data.name:  # a group's name means nothing in another set
+    # a group's name means nothing in another set
+    if str(adapter.facts.get("data", {}).get("name")).rpartition("@")[2] == data.source:
         shared = {example.group for example in data.examples if example.group is not None} & {
             *adapter.facts.get("groups", ())
         }
