@@ -14,7 +14,7 @@ from titer.certify import Anytime, Gaussian
 from titer.config import SIZES, read_recipe, read_tables, recipes_here
 from titer.defenses import CaptSmooth, Coop, PromptSmooth
 from titer.errors import InputError
-from titer.evaluate.study import AttackEntry
+from titer.evaluate.study import AttackEntry, run_study
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
@@ -338,3 +338,43 @@ def test_recipes_below_the_current_directory_are_listed(tmp_path: Path, monkeypa
     assert found["recipes/sets/small.toml"] == "Small"
     assert found["recipes/common.toml"] == "Comparison; for any --model, --data"
     assert "not valid TOML" in found["recipes/broken.toml"]
+
+
+def test_a_benchmark_takes_cells_apart(tmp_path: Path) -> None:
+    more = """
+[benchmark]
+name = "base-to-new"
+"""
+    study = read_recipe(written(tmp_path, ATTACKS + more), data="some/set")
+    assert study.data == "classes:base@some/set"
+    assert [cell.name for cell in study.cells][:4] == ["curves-base", "curves-new", "hit-base", "hit-new"]
+    base, new = study.cells[2:4]
+    assert (base.of, new.of, base.moved, new.moved) == ("hit", "hit", False, True)
+    assert (base.attacks, base.seeds) == (new.attacks, new.seeds) == (("pgd", "far"), (1,))
+    assert new.part is not None
+    assert new.part.data == "classes:new@some/set"
+    assert new.runs == ("runs/hit-new-pgd", "runs/hit-new-far")
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "more", "said"),
+    [
+        ({"name": "base-to-old"}, {}, "unknown benchmark 'base-to-old'; did you mean 'base-to-new'?"),
+        ({"on": ["x"]}, {}, "[benchmark]: expected name = '...', one of 'base-to-new', 'cross-dataset', 'shift'"),
+        ({"name": "shift"}, {}, "on: expected the names of data sets"),
+        ({"name": "base-to-new", "on": ["x"]}, {}, "on"),
+        ({"name": "shift", "on": ["a/x", "b/x"]}, {}, "two runs would be written"),
+        (
+            {"name": "base-to-new"},
+            {"classes": {"a": "a", "b": "b"}},
+            "[data] classes: a benchmark chooses classes itself",
+        ),
+    ],
+)
+def test_wrong_benchmarks(benchmark: dict[str, Any], more: dict[str, Any], said: str, tmp_path: Path) -> None:
+    changes = {"benchmark": benchmark, "data": more}
+    if "two runs" in said:
+        with pytest.raises(InputError, match=said):
+            run_study(read_recipe(written(tmp_path), changes=changes), tmp_path / "out")
+    else:
+        assert said in refusal(written(tmp_path), changes=changes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -17,6 +18,7 @@ from titer.certify.settings import check_sigma
 from titer.data.classes import Wording
 from titer.defenses import DEFENSES
 from titer.errors import InputError, unknown
+from titer.evaluate.benchmarks import BENCHMARKS, Benchmark, Part
 from titer.evaluate.plan import check_draws
 from titer.evaluate.study import AttackEntry, Cell, Entry, Study
 from titer.models.classifier import split_templates
@@ -30,7 +32,7 @@ SIZES = ("quick", "full")
 FOLDER = Path("recipes")
 """Where `titer list recipes` looks, below the current directory."""
 
-_TABLES = ("title", "model", "data", "defenses", "attacks", "certifier", "grid", "cells", *SIZES)
+_TABLES = ("title", "model", "data", "benchmark", "defenses", "attacks", "certifier", "grid", "cells", *SIZES)
 _OWN = ("method", "guarantee", "baseline", "shots", "seeds", "per_sigma", "cells")
 """Keys of a defense that are the comparison's; all others are settings of the method."""
 
@@ -167,16 +169,36 @@ def _study(recipe: Table, model: str | None, data: str | None) -> Study:
         **grid,
         "certifier": _table(recipe, "certifier"),
     }
+    whole = [_cell(name, shared, table, kept, attacks) for name, table in wanted.items()]
+    benchmark = _benchmark(_table(recipe, "benchmark"), source)
+    own = str(names["data"])
     return Study(
         title=str(recipe.get("title", "Comparison")),
         model=str(names["model"]),
-        data=str(names["data"]),
+        data=own if benchmark is None else benchmark.fitted_on(own),
         split=str(source.get("split", "test")),
         entries=entries,
-        cells=tuple(_cell(name, shared, table, kept, attacks) for name, table in wanted.items()),
+        cells=tuple(whole if benchmark is None else _in_parts(whole, benchmark.parts(own))),
         wording=_wording(source),
         attacks=attacks,
     )
+
+
+def _benchmark(table: Table, source: Table) -> Benchmark | None:
+    """The protocol that says what is fitted and judged on what, where the recipe names one."""
+    if not table:
+        return None
+    if not isinstance(table.get("name"), str):
+        raise InputError(f"[benchmark]: expected name = '...', one of {_listed(BENCHMARKS)}")
+    if "classes" in source:
+        raise InputError("[data] classes: a benchmark chooses classes itself; expected none")
+    return BENCHMARKS.build(table["name"], **_settings(table, ("name",)))
+
+
+def _in_parts(cells: Iterable[Cell], parts: Sequence[Part]) -> Iterator[Cell]:
+    for cell in cells:
+        for part in parts:
+            yield replace(cell, name=f"{cell.name}-{part.name}", part=part, of=cell.name)
 
 
 def _main(attacks: Iterable[str], grid: Table) -> Table:

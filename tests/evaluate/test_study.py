@@ -18,13 +18,16 @@ from tiny_models import clip_directory
 from titer.attacks.apgd import ApgdDlr
 from titer.attacks.pgd import Pgd
 from titer.certify import Gaussian
-from titer.defenses import Coop, PromptSmooth, Tpt
+from titer.defenses import Coop, LinearProbe, PromptSmooth, Tpt
 from titer.errors import InputError
 from titer.evaluate import study as studies
+from titer.evaluate.benchmarks import BENCHMARKS
 from titer.evaluate.fitting import fit
 from titer.evaluate.smoothing import certify
 from titer.evaluate.study import AttackEntry, Cell, Entry, Study, prompt_sets, run_study
 from titer.features.stream import threads
+from titer.report.base_to_new import base_to_new_tables
+from titer.results.study import read_study
 
 COOP = Coop(epochs=2, context=2)
 SMOOTH = PromptSmooth(epochs=2, context=2)
@@ -447,3 +450,47 @@ def test_what_cannot_be_attacked_is_found_before_anything_is_written(places: tup
         InputError, match=r"two runs would be written to runs/hit-sigma0\.1; rename a cell or an attack"
     ):
         run_study(dataclasses.replace(study, cells=(twice,)), untouched)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two sets in one label space of four classes."""
+    root = tmp_path_factory.mktemp("four")
+    return f"pooled:{two_splits(root / 'here')},{two_splits(root / 'there', test=2)}"
+
+
+def in_parts(places: tuple[str, str], four: str, *entries: Entry) -> Study:
+    study, halves = attacks_of(places, *entries), BENCHMARKS.build("base-to-new")
+    (cell,) = study.cells
+    parts = tuple(
+        dataclasses.replace(cell, name=f"hit-{part.name}", sigmas=(0.1,), part=part, of="hit")
+        for part in halves.parts(four)
+    )
+    return dataclasses.replace(study, data=halves.fitted_on(four), cells=parts)
+
+
+def test_a_benchmark_fits_on_one_half_and_judges_both(places: tuple[str, str], four: str, tmp_path: Path) -> None:
+    out = run_study(in_parts(places, four, *ENTRIES[:2]), tmp_path / "study", seed=7)
+    assert [(cell["name"], cell["of"], cell["part"], cell["data"]) for cell in told(out)["cells"]] == [
+        ("hit-base", "hit", "base", "classes:base@pooled:here,there"),
+        ("hit-new", "hit", "new", "classes:new@pooled:here,there"),
+    ]
+    assert [entry["label"] for entry in facts_in(out / "prompts" / "coop-2-s1")["classes"]] == [
+        "here/brain",
+        "here/lung",
+    ]
+    for half, name in (("base", "here"), ("new", "there")):
+        for run in (titer.read_run(out / "runs" / f"hit-{half}-{kind}") for kind in ("short", "sigma0.1")):
+            assert run.info["classes"][0]["label"] == f"{name}/brain"
+            assert {record["prompts"] for record in run.records} == {"zero-shot", "coop-2-s1"}
+            assert all(record["sample_id"].startswith(name) for record in run.records)
+            moved = any("moved to other classes" in text for r in run.records for text in r.get("warnings", ()))
+            assert moved == (half == "new")
+    (table,) = [table for table in base_to_new_tables(read_study(out)) if table.title.endswith("1/255")]
+    assert [str(row[0]).split()[0] for row in table.rows] == ["zero-shot", "coop"]
+    assert "4 and 4 images" in table.caption
+
+
+def test_what_is_bound_to_its_classes_is_not_moved(places: tuple[str, str], four: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="bound to the classes"):
+        run_study(in_parts(places, four, Entry("probe", LinearProbe())), tmp_path / "study", seed=7)

@@ -44,7 +44,7 @@ def list_(
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="attack, certifier, defense or recipe.")],
+    kind: Annotated[str, typer.Argument(help="attack, benchmark, certifier, defense or recipe.")],
     name: Annotated[str, typer.Argument(help="A name that `titer list` shows; of a recipe, its path.")],
     json: Json = False,
 ) -> None:
@@ -116,8 +116,14 @@ def _methods() -> dict[str, Mapping[str, type[Any]]]:
     from titer.attacks.pairs import PAIR_ATTACKS  # one kind for users: what they are given decides which can be meant
     from titer.certify import CERTIFIERS
     from titer.defenses import DEFENSES
+    from titer.evaluate.benchmarks import BENCHMARKS
 
-    return {"attack": {**ATTACKS, **PAIR_ATTACKS}, "certifier": CERTIFIERS, "defense": DEFENSES}
+    return {
+        "attack": {**ATTACKS, **PAIR_ATTACKS},
+        "benchmark": BENCHMARKS,
+        "certifier": CERTIFIERS,
+        "defense": DEFENSES,
+    }
 
 
 def _known() -> dict[str, dict[str, str]]:
@@ -130,9 +136,10 @@ def _known() -> dict[str, dict[str, str]]:
         "data": {
             "titer:phantoms": "medical-looking images drawn by code",
             "DIRECTORY": "[train|val|test]/class/*.png, or a directory with metadata.csv",
+            "classes:base@DATA": "the first half of a set's classes; new: the rest; LABEL+LABEL: these",
+            "pooled:DATA,DATA": "several sets in one label space",
             "TABLE": "*.csv, *.jsonl or *.parquet with file_name (or path) and label",
         },
-        "benchmarks": {},
         "recipes": {},
         **{
             f"{kind}s": {name: (inspect.getdoc(methods[name]) or "").split("\n")[0] for name in methods}

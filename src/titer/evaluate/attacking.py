@@ -336,8 +336,10 @@ class _Session:
         coarse = _answers(model, rounded, self.plan.encoder.name)
         share = (time.perf_counter() - began) / max(1, int(active.sum()))
         records = []
+        said = self.plan.classifiers[prompts].warnings
+        same = {"prompts": prompts, **self.plan.labels(threat), **({"warnings": list(said)} if said else {})}
         for row, (image, fields) in enumerate(opened):
-            head = {**fields, "prompts": prompts, **self.plan.labels(threat), "clean_prediction": int(clean[row])}
+            head = {**fields, **same, "clean_prediction": int(clean[row])}
             if fields["sample_id"] in broken and bool(clean[row] == labels[row]):
                 earlier = broken[fields["sample_id"]]
                 taken = {name: earlier[name] for name in _MEASURED}

@@ -26,6 +26,7 @@ from titer.defenses import DEFENSES, Defense
 from titer.defenses.adapter import CONFIG, WEIGHTS, facts_of, load_classifier
 from titer.errors import InputError, RunError
 from titer.evaluate.attacking import attack, check_task
+from titer.evaluate.benchmarks import Part
 from titer.evaluate.fitting import fit
 from titer.evaluate.plan import Certifier, certifier_name
 from titer.evaluate.smoothing import certify
@@ -99,6 +100,8 @@ class Cell:
         shots, seeds: of the fits.
         limit: images, class-balanced.
         attacks: names of the attacks.
+        part: of the comparison's benchmark; the comparison's own data where it has none.
+        of: the recipe's cell that it is a part of.
     """
 
     name: str
@@ -109,6 +112,13 @@ class Cell:
     seeds: tuple[int, ...]
     limit: int | None
     attacks: tuple[str, ...] = ()
+    part: Part | None = None
+    of: str | None = None
+
+    @property
+    def moved(self) -> bool:
+        """Whether its images are of other classes than those of the fits."""
+        return self.part is not None and self.part.moved
 
     @property
     def runs(self) -> tuple[str, ...]:
@@ -124,7 +134,7 @@ class Study:
     Args:
         title: of its page.
         model: a model's name.
-        data: a data set's name or directory.
+        data: a data set's name or directory, which methods are fitted on, and judged on where a cell says nothing else.
         split: where the images that are certified or attacked come from.
         entries: methods by name.
         cells: what is certified and attacked.
@@ -209,12 +219,15 @@ def run_study(
     _refuse_foreign(out)
     # all that can be refused is refused before the first fit
     encoder, everything = load_model(study.model, device=device), load_all(study.data, study.wording)
-    judged = {cell.name: load_data(study.data, study.split, cell.limit, study.wording) for cell in study.cells}
+    judged = {
+        cell.name: load_data(cell.part.data if cell.part else study.data, study.split, cell.limit, study.wording)
+        for cell in study.cells
+    }
     for cell in study.cells:
         for entry in (study.attacks[name] for name in cell.attacks):
             check_task(entry.method, entry.attack, judged[cell.name])
     with _alone(out):
-        said = _begun(out, _said(study, encoder, everything, command), seed)
+        said = _begun(out, _said(study, encoder, everything, judged, command), seed)
         for cell in study.cells:
             for prompts in _prompt_sets(study, [cell]):
                 said["prompts"].setdefault(prompts.name, {}).update(_fitted(prompts, encoder, everything, out))
@@ -227,7 +240,7 @@ def run_study(
                 for name in cell.attacks:
                     _attacked(
                         study.attacks[name], encoder, judged[cell.name], out / attack_run(cell.name, name),
-                        seed=said["seed"], workers=workers, command=command, **_shown(fixed, out),
+                        seed=said["seed"], workers=workers, command=command, **_shown(fixed, out, cell),
                     )  # fmt: skip
     return out
 
@@ -373,7 +386,7 @@ def _identity(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _said(study: Study, encoder: Encoder, data: Data, command: str) -> dict[str, Any]:
+def _said(study: Study, encoder: Encoder, data: Data, judged: Mapping[str, Data], command: str) -> dict[str, Any]:
     """What study.json says before the first fit, but for the seed."""
     return {
         "title": study.title,
@@ -403,7 +416,7 @@ def _said(study: Study, encoder: Encoder, data: Data, command: str) -> dict[str,
             for name, entry in study.attacks.items()
         },
         "prompts": {},
-        "cells": [_told(cell) for cell in study.cells],
+        "cells": [_told(cell, judged[cell.name]) for cell in study.cells],
     }
 
 
@@ -413,8 +426,8 @@ def _settings(entry: Entry) -> dict[str, Any]:
     return {} if entry.template is None else {"template": entry.template}
 
 
-def _told(cell: Cell) -> dict[str, Any]:
-    """What is certified says with what, and what is attacked by what."""
+def _told(cell: Cell, judged: Data) -> dict[str, Any]:
+    """What is certified says with what, what is attacked by what, and a part of a benchmark of which data."""
     certified = {
         "certifier": {"name": certifier_name(cell.certifier), **settings_of(cell.certifier)},
         "sigma": cell.sigmas,
@@ -425,6 +438,7 @@ def _told(cell: Cell) -> dict[str, Any]:
         "defenses": cell.entries,
         **(certified if cell.sigmas else {}),
         **({"attacks": cell.attacks} if cell.attacks else {}),
+        **({} if cell.part is None else {"of": cell.of, "part": cell.part.name, "data": judged.name}),
         "shots": cell.shots,
         "seeds": cell.seeds,
         "limit": cell.limit,
@@ -518,13 +532,14 @@ def _certified(
         guarantee={prompts.name: prompts.entry.guarantee for prompts in sets if prompts.entry.guarantee is not None},
         command=command,
         images=False,
-        **_shown(sets, out),
+        **_shown(sets, out, cell),
     )
 
 
-def _shown(sets: Sequence[PromptSet], out: Path) -> dict[str, Any]:
+def _shown(sets: Sequence[PromptSet], out: Path, cell: Cell) -> dict[str, Any]:
     """Prompt sets and templates as those who judge take them."""
     return {
+        "new_classes": cell.moved,
         "prompts": tuple(_place(prompts, out) for prompts in sets if prompts.entry.template is None),
         "templates": tuple(prompts.entry.template for prompts in sets if prompts.entry.template is not None),
     }
@@ -548,7 +563,7 @@ def _fixed(
     for prompts in _each_once(study, [cell]):
         if (
             prompts.defense is not None
-            and load_classifier(out / "prompts" / prompts.name, encoder, data).adapts_to_input
+            and load_classifier(out / "prompts" / prompts.name, encoder, data, new_classes=cell.moved).adapts_to_input
         ):
             said["prompts"][prompts.name]["adapts"] = True
         else:

@@ -38,6 +38,7 @@ from titer.report.arms_attacked import (
     method_of,
     robust_table,
 )
+from titer.report.base_to_new import base_to_new_tables
 from titer.report.page import report, template, write_page
 from titer.report.parts import Drawing, Part
 from titer.report.plots import arm_figure, shots_figure
@@ -130,6 +131,7 @@ def section(study: StudyResults) -> Section:
         ),
         parts=(
             *(_parts(certified, first, list(study.info["entries"])) if first else ()),
+            *_benchmark_parts(study),
             *_attack_parts(certified, attacked),
         ),
         guarantees=tuple((kind, GUARANTEES[kind]) for kind in kinds),
@@ -213,7 +215,7 @@ def _warnings(study: StudyResults) -> Iterator[str]:
     """What records say beside what their fit said: a line for each method and text."""
     told = {text for facts in study.info["prompts"].values() for text in facts.get("warnings", ())}
     found: dict[tuple[str, str], None] = {}
-    for arm in (arm for cell in study.cells for arm in cell.arms):
+    for arm in (arm for cell in study.cells for arm in (*cell.arms, *cell.attacked)):
         texts = {text for records in arm.records for record in records for text in record.get("warnings", ())}
         found |= dict.fromkeys((arm.entry, text) for text in sorted(texts - told))
     for entry, text in found:
@@ -265,6 +267,12 @@ def _attack_parts(certified: Sequence[StudyCell], attacked: Sequence[StudyCell])
         yield Part(title="Clean, attacked and certified", text=_BESIDE, tables=tuple(beside))
     if attacked:
         yield Part("Costs of attacks", tables=(attack_cost_table(attacked, with_fits=not certified),))
+
+
+def _benchmark_parts(study: StudyResults) -> Iterator[Part]:
+    tables = tuple(base_to_new_tables(study))
+    if tables:
+        yield Part(title="Base to new classes", tables=tables)
 
 
 _BESIDE = (

@@ -40,6 +40,8 @@ class StudyCell:
         arms: methods by rising sigma, in the recipe's order, with the fewest shots first.
         attacked: methods by attack, in the recipe's order, with the fewest shots first; of several attacks under one norm
             then their worst case. It takes in what other cells tried on all of the same prompt sets and images.
+        part: of a benchmark, such as ``base``; None where the comparison follows none.
+        of: the recipe's cell that it is a part of.
     """
 
     name: str
@@ -47,6 +49,8 @@ class StudyCell:
     missing: tuple[str, ...]
     arms: tuple[Arm, ...]
     attacked: tuple[AttackArm, ...] = ()
+    part: str | None = None
+    of: str | None = None
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -142,6 +146,8 @@ def _cell(
                 [Tried(attack, runs[name]) for name, attack in tried.items() if name in runs and name not in own],
             )
         ),
+        part=told.get("part"),
+        of=told.get("of"),
     )
 
 

@@ -98,7 +98,7 @@ def balanced_accuracy(labels: Labels, predictions: Labels, groups: Groups) -> In
     return balanced_mean((predictions == labels).astype(float), labels, groups)
 
 
-def balanced_mean(values: NDArray[np.float64], labels: Labels, groups: Groups) -> Interval:
+def balanced_mean(values: NDArray[np.float64], labels: Labels, groups: Groups, level: float = 0.95) -> Interval:
     """Mean over the classes that have images of the mean of their images' values.
 
     The interval takes the linearised variance over groups as a number of independent samples, as ``clustered`` does; never
@@ -108,6 +108,7 @@ def balanced_mean(values: NDArray[np.float64], labels: Labels, groups: Groups) -
         values: (images,) in [0, 1].
         labels: (images,) class indices.
         groups: one per image.
+        level: confidence level.
     """
     if len(labels) == 0:
         return NOTHING
@@ -116,7 +117,7 @@ def balanced_mean(values: NDArray[np.float64], labels: Labels, groups: Groups) -
     mean = float(means.mean())
     influence = (values - means[classes]) / images[classes] / len(images)
     most = len(images) ** 2 / float(np.sum(1 / images))
-    return effective(mean, independent_samples(mean, influence, group_codes(groups), most))
+    return effective(mean, independent_samples(mean, influence, group_codes(groups), most, level), level)
 
 
 def auroc(own: NDArray[np.bool_], scores: NDArray[np.float64], groups: Groups, level: float = 0.95) -> Interval:
