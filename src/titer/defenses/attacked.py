@@ -33,12 +33,13 @@ def attacked_store(task: Task, eps: float, copies: int = ATTACKED) -> FeatureSto
     known, inner = task.features, Inner(eps, 3, 0.5, loss="distance", prompting="constant")
     found = np.empty((len(task.ids), copies, task.encoder.dim), np.float16)
     for copy in range(copies):
-        for part in torch.arange(len(task.ids)).split(_BATCH):
-            found[part.numpy(), copy] = _attacked(task, part.tolist(), known[part], inner, copy).half().numpy()
+        for first in range(0, len(task.ids), _BATCH):
+            part = range(first, min(first + _BATCH, len(task.ids)))
+            found[part, copy] = _attacked(task, part, known[first : part.stop], inner, copy).half().numpy()
     return FeatureStore(tuple(found), np.zeros((len(task.ids), copies), np.float32))
 
 
-def _attacked(task: Task, places: list[int], known: Tensor, inner: Inner, copy: int) -> Tensor:
+def _attacked(task: Task, places: range, known: Tensor, inner: Inner, copy: int) -> Tensor:
     device = task.encoder.device
     images = torch.stack([task.kept(place) for place in places]).to(device)
     random = Random(task.seed, f"fit attacked {copy}", [task.ids[place] for place in places])
@@ -48,7 +49,7 @@ def _attacked(task: Task, places: list[int], known: Tensor, inner: Inner, copy: 
         return F.normalize(task.encoder.image_features(step.attacked_images).cpu(), dim=-1)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Frozen:
     """The encoder as it is, in the shape of a learner."""
 

@@ -49,7 +49,8 @@ def covariance(features: Tensor) -> Tensor:
     """Sum of squared covariances between different dimensions of (rows, dim), over dim; covariance over rows - 1."""
     centred = features - features.mean(dim=0)
     found = centred.T @ centred / (len(features) - 1)
-    return (found.square().sum() - found.diagonal().square().sum()) / features.shape[1]
+    across: Tensor = found.square().sum() - found.diagonal().square().sum()
+    return across / features.shape[1]
 
 
 def dominance(features: Tensor, scaling: Scaling) -> Tensor:
