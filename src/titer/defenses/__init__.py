@@ -11,7 +11,9 @@ from titer.defenses.fap import Fap
 from titer.defenses.heads import LinearProbe, Residual
 from titer.defenses.lora import Lora
 from titer.defenses.maple import AdvMaple, AdvVlp, Ivlp, Maple
+from titer.defenses.nmtune import Mlp, NmTune
 from titer.defenses.promptsmooth import PromptSmooth
+from titer.defenses.ran import Ran
 from titer.defenses.task import Fitted, Task
 from titer.defenses.tecoa import Fare, PmgAft, Tecoa
 from titer.defenses.test_time import Tpt
@@ -38,8 +40,11 @@ DEFENSES: Registry[Defense] = Registry(
         "linear-probe": LinearProbe,
         "lora": Lora,
         "maple": Maple,
+        "mlp": Mlp,
+        "nmtune": NmTune,
         "pmg-aft": PmgAft,
         "promptsmooth": PromptSmooth,
+        "ran": Ran,
         "residual": Residual,
         "tecoa": Tecoa,
         "tpt": Tpt,
@@ -67,8 +72,11 @@ __all__ = [
     "LinearProbe",
     "Lora",
     "Maple",
+    "Mlp",
+    "NmTune",
     "PmgAft",
     "PromptSmooth",
+    "Ran",
     "Residual",
     "Task",
     "Tecoa",

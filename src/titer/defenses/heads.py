@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from titer.defenses.attacked import attacked_store
 from titer.defenses.coop import copies_of
 from titer.defenses.fit import minimise
 from titer.defenses.objectives import cross_entropy
@@ -30,8 +31,9 @@ from titer.models.classifier import Classifier, Head, Named, cosine_head
 from titer.models.encoder import Encoder
 from titer.models.weights import fingerprint_of
 from titer.noise import BLOCK
+from titer.results.robustness import check_budgets
 
-Images = Literal["noisy", "clean"]
+Images = Literal["noisy", "clean", "attacked"]
 
 _STORE = 200  # noisy copies of each image that are kept: as many as text prompts keep, so that a cache serves both
 _ITERATIONS = 200  # of L-BFGS at most; the penalty makes the problem well-posed, and the answer settles long before
@@ -42,13 +44,15 @@ class LinearProbe:
     """Multinomial logistic regression on unit image features (scikit-learn's, with its L2 penalty).
 
     Args:
-        images: what it learns from: noisy or clean.
+        images: what it learns from: noisy, clean or attacked.
+        eps: linf budget of ``attacked``, in [0, 1] pixel units; the feature is attacked, no label is looked at.
         sigmas: noise of the training copies, in [0, 1] pixel units; all levels of the project's mix unless given.
         copies: noisy copies of each image.
         strength: inverse weight of the penalty (scikit-learn's C).
     """
 
     images: Images = "noisy"
+    eps: float = 1 / 255
     sigmas: tuple[float, ...] | None = None
     copies: int = 50
     strength: float = 10.0
@@ -58,7 +62,7 @@ class LinearProbe:
     class_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check(self.images, self.sigmas)
+        _check(self.images, self.sigmas, self.eps)
         if not 1 <= self.copies <= _STORE:
             raise InputError(f"copies: expected 1 to {_STORE}, got {self.copies}")
         if self.strength <= 0:
@@ -71,7 +75,8 @@ class LinearProbe:
 
     def fit(self, task: Task) -> Fitted:
         """Solve the regression."""
-        store, copies = _stored(task, self.noise), self.copies if self.noise else 1
+        store = _stored(task, self)
+        copies = min(self.copies, store.draws) if self.images != "clean" else 1
         features = store.rows(np.arange(len(task.ids)), np.arange(copies)).flatten(0, 1)
         labels = task.targets.repeat_interleave(copies)
         with threadpool_limits(1):  # the answer must not depend on the number of cores
@@ -97,7 +102,8 @@ class Residual:
     """Class features = unit(words' feature + share * learned vector), one vector for each class.
 
     Args:
-        images: what it learns from: noisy or clean.
+        images: what it learns from: noisy, clean or attacked.
+        eps: linf budget of ``attacked``, in [0, 1] pixel units; the feature is attacked, no label is looked at.
         sigmas: noise of the training copies, in [0, 1] pixel units; all levels of the project's mix unless given.
         share: of the learned vector.
         scale: logit scale of the loss. The answer does not depend on it.
@@ -106,6 +112,7 @@ class Residual:
     """
 
     images: Images = "noisy"
+    eps: float = 1 / 255
     sigmas: tuple[float, ...] | None = None
     share: float = 1.0
     scale: float = 40.0
@@ -118,7 +125,7 @@ class Residual:
     class_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check(self.images, self.sigmas)
+        _check(self.images, self.sigmas, self.eps)
         for name in ("share", "scale", "epochs", "learning_rate", "copies"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: expected above 0, got {getattr(self, name)}")
@@ -130,10 +137,10 @@ class Residual:
 
     def fit(self, task: Task) -> Fitted:
         """Learn the vectors, from zero: the start is the zero-shot answer."""
-        store, chance = _stored(task, self.noise), np.random.default_rng([task.seed, 1])
+        store, chance = _stored(task, self), np.random.default_rng([task.seed, 1])
         texts = task.encoder.encode_text(task.texts).cpu()
         residual = torch.zeros_like(texts).requires_grad_()
-        everywhere, drawn = np.arange(len(task.ids)), self.copies if self.noise else 1
+        everywhere, drawn = np.arange(len(task.ids)), 1 if self.images == "clean" else min(self.copies, store.draws)
 
         def logits_of(copies: np.ndarray) -> Tensor:
             class_features = self._class_features(texts, residual)
@@ -145,7 +152,7 @@ class Residual:
 
         history = minimise([residual], losses, self.epochs, self.learning_rate)
         with torch.no_grad():
-            predictions = logits_of(np.arange(BLOCK)).argmax(dim=-1)
+            predictions = logits_of(np.arange(min(BLOCK, store.draws))).argmax(dim=-1)
         return Fitted({"residual": residual.detach()}, history, predictions, {"objective": "cross-entropy"})
 
     def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:
@@ -165,7 +172,10 @@ def _classifier(encoder: Encoder, classes: Sequence[Named], weights: Weights, na
     return Classifier(name, encoder, head, labels, fingerprint_of(weights, "head", labels))
 
 
-def _check(images: str, sigmas: tuple[float, ...] | None) -> None:
+def _check(images: str, sigmas: tuple[float, ...] | None, eps: float) -> None:
+    check_budgets("eps", (eps,), "linf")
+    if eps <= 0:
+        raise InputError(f"eps: expected above 0, got {eps:g}")
     if images not in get_args(Images):
         raise unknown("images", images, get_args(Images))
     if sigmas is not None and (not sigmas or min(sigmas) < 0):
@@ -173,14 +183,16 @@ def _check(images: str, sigmas: tuple[float, ...] | None) -> None:
 
 
 def _noise(images: Images, sigmas: tuple[float, ...] | None) -> tuple[float, ...]:
-    if images == "clean":
+    if images != "noisy":
         return ()
     return MIXED if sigmas is None else sigmas
 
 
-def _stored(task: Task, noise: tuple[float, ...]) -> FeatureStore:
+def _stored(task: Task, head: LinearProbe | Residual) -> FeatureStore:
     """Clean copies are all alike, so one block of them is enough."""
-    return task.store(noise, _STORE) if noise else task.store((0.0,), BLOCK)
+    if head.images == "attacked":
+        return attacked_store(task, head.eps)
+    return task.store(head.noise, _STORE) if head.noise else task.store((0.0,), BLOCK)
 
 
 def _two_rows(weight: Tensor, bias: Tensor) -> Weights:

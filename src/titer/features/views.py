@@ -19,10 +19,12 @@ class CropAndFlip:
     Args:
         smallest: least share of the area that a crop keeps.
         stretch: largest ratio of its sides.
+        mirror: whether it is mirrored at all.
     """
 
     smallest: float = 0.08
     stretch: float = 4 / 3
+    mirror: bool = True
 
     def __call__(self, image: Tensor, sample: str, seed: int, view: int) -> Tensor:
         """View number ``view`` of an image (3, height, width) in [0, 1]; a pure function of its arguments."""
@@ -37,4 +39,4 @@ class CropAndFlip:
         resized = F.interpolate(crop, (height, width), mode="bicubic", antialias=True, align_corners=False)[0].clamp(
             0, 1
         )
-        return torch.flip(resized, dims=(2,)) if chance.random() < 0.5 else resized
+        return torch.flip(resized, dims=(2,)) if self.mirror and chance.random() < 0.5 else resized

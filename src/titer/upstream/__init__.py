@@ -1,0 +1,1 @@
+"""Noise in what a model was trained on: made, trained on, found."""
