@@ -127,6 +127,8 @@ def _methods() -> dict[str, Mapping[str, type[Any]]]:
 
 
 def _known() -> dict[str, dict[str, str]]:
+    from titer.data.corruptions import CORRUPTIONS
+
     return {
         "models": {
             "titer:tiny": "the embedded CLIP, 80 pixels; its card is titer/models/tiny/README.md",
@@ -137,6 +139,7 @@ def _known() -> dict[str, dict[str, str]]:
             "titer:phantoms": "medical-looking images drawn by code",
             "DIRECTORY": "[train|val|test]/class/*.png, or a directory with metadata.csv",
             "classes:base@DATA": "the first half of a set's classes; new: the rest; LABEL+LABEL: these",
+            "corrupted:NAME/SEVERITY@DATA": f"severities 1 to 5 of {', '.join(CORRUPTIONS)}",
             "pooled:DATA,DATA": "several sets in one label space",
             "TABLE": "*.csv, *.jsonl or *.parquet with file_name (or path) and label",
         },

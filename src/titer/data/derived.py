@@ -82,6 +82,7 @@ def pooled(parts: Sequence[Data]) -> Data:
         columns=tuple(dict.fromkeys(column for part in parts for column in part.columns)),
         read=_by(inner, lambda part, example: part.read(example)),
         digest=_by(inner, lambda part, example: part.digest(example)),
+        altered=tuple(f"{part.name}: {change}" for part in parts for change in part.altered),
     )
 
 

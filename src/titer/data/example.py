@@ -67,6 +67,7 @@ class Data:
         columns: the table's columns that examples carry as attributes.
         read: decodes an example's picture; raises PictureError.
         digest: SHA-256 of an example's file, or what stands for it where there is no file; raises PictureError.
+        altered: what is done to pictures after decoding; part of a run's identity.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Data:
     columns: tuple[str, ...]
     read: Callable[[Example], Picture]
     digest: Callable[[Example], str]
+    altered: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from titer.data import phantoms
 from titer.data.classes import Wording, class_texts, reworded
+from titer.data.corruptions import corrupted
 from titer.data.derived import pooled, some_classes
 from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.folder import folder_rows
@@ -26,7 +27,8 @@ EMBEDDED = ("titer:phantoms",)
 def load_data(name: str | Path, split: str = "test", limit: int | None = None, wording: Wording | None = None) -> Data:
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
 
-    Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``.
+    Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``,
+    ``corrupted:NAME/SEVERITY@DATA``.
 
     No picture is opened; each is read when its turn comes.
 
@@ -64,6 +66,14 @@ def _found(name: str | Path) -> Data:
                 f"data set {str(name)!r}: expected classes:base@DATA, classes:new@DATA or classes:LABEL+LABEL@DATA"
             )
         return some_classes(_found(whole), which)
+    if kind == "corrupted" and not Path(name).exists():
+        made, at, whole = rest.partition("@")
+        change, slash, severity = made.partition("/")
+        if not (at and slash):
+            raise InputError(
+                f"data set {str(name)!r}: expected corrupted:NAME/SEVERITY@DATA, such as corrupted:jpeg/3@DATA"
+            )
+        return corrupted(_found(whole), change, severity)
     if kind == "pooled" and not Path(name).exists():
         return pooled([_found(part) for part in rest.split(",")])
     if str(name).startswith("titer:"):

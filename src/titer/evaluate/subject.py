@@ -60,6 +60,7 @@ class Subject:
             "prompts": self.fingerprints(),
             "classes": [[text.label, *text.texts] for text in self.data.classes],
             "samples": digest([example.id for example in self.data.examples]),
+            **({"altered": list(self.data.altered)} if self.data.altered else {}),
             "program": program(self.encoder.device, self.encoder.dtype),
         }
 
