@@ -45,7 +45,10 @@ def test_harmonic_means_are_what_one_counts_by_hand(tmp_path: Path) -> None:
 
 def test_the_page_shows_them_and_one_half_alone_has_none(tmp_path: Path) -> None:
     study = halves(tmp_path / "s", ZERO_SHOT, COOP)
-    assert "Base to new classes" in compare_page([study.path], tmp_path / "page.html").read_text()
+    page = compare_page([study.path], tmp_path / "page.html").read_text()
+    assert "Base to new classes" in page
+    for half in ("base", "new"):
+        assert f"Cell hit-{half}. Right under pgd" in page
     told = json.loads((study.path / "study.json").read_text())
     told["cells"].pop()
     (study.path / "study.json").write_text(json.dumps(told))

@@ -127,7 +127,11 @@ def section(study: StudyResults) -> Section:
         alarms=tuple(_alarms(study)),
         verdicts=(
             *((verdict(first, sigma) for sigma in _shown_sigmas(first)) if first else ()),
-            *(attack_verdict(cell, norm) for cell in attacked for norm in cell.norms),
+            *(
+                f"{f'Cell {cell.name}. ' if len(attacked) > 1 else ''}{attack_verdict(cell, norm)}"
+                for cell in attacked
+                for norm in cell.norms
+            ),
         ),
         parts=(
             *(_parts(certified, first, list(study.info["entries"])) if first else ()),
@@ -212,14 +216,14 @@ def _collapses(prompts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _warnings(study: StudyResults) -> Iterator[str]:
-    """What records say beside what their fit said: a line for each method and text."""
+    """What records say beside what their fit said: a line for each text, with its methods."""
     told = {text for facts in study.info["prompts"].values() for text in facts.get("warnings", ())}
-    found: dict[tuple[str, str], None] = {}
+    found: dict[str, dict[str, None]] = {}
     for arm in (arm for cell in study.cells for arm in (*cell.arms, *cell.attacked)):
         texts = {text for records in arm.records for record in records for text in record.get("warnings", ())}
-        found |= dict.fromkeys((arm.entry, text) for text in sorted(texts - told))
-    for entry, text in found:
-        yield f"{entry}: {text}."
+        for text in sorted(texts - told):
+            found.setdefault(text, {})[arm.entry] = None
+    return (f"{', '.join(entries)}: {text}." for text, entries in found.items())
 
 
 def verdict(cell: StudyCell, sigma: float) -> str:
