@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from titer.attacks.attack import Random
-from titer.defenses.task import Task, Weights
+from titer.defenses.learners import Layout, Tokens
+from titer.defenses.task import Task
 from titer.defenses.tuning import Inner, Step
 from titer.features.store import FeatureStore
-from titer.models.encoder import Encoder
 
 ATTACKED = 8  # attacked copies of each image, from as many random starts
 _BATCH = 32  # images attacked at a time
@@ -44,20 +41,7 @@ def _attacked(task: Task, places: range, known: Tensor, inner: Inner, copy: int)
     images = torch.stack([task.kept(place) for place in places]).to(device)
     random = Random(task.seed, f"fit attacked {copy}", [task.ids[place] for place in places])
     nothing = torch.empty(0, device=device)
-    step = Step(_Frozen(task.encoder), task.encoder, nothing, images, nothing, known.to(device), inner, random)
+    frozen = Tokens(Layout(), task.encoder, task.classes, "{}", {})
+    step = Step(frozen, task.encoder, nothing, images, nothing, known.to(device), inner, random)
     with torch.no_grad():
         return F.normalize(task.encoder.image_features(step.attacked_images).cpu(), dim=-1)
-
-
-@dataclass(eq=False)
-class _Frozen:
-    """The encoder as it is, in the shape of a learner."""
-
-    encoder: Encoder
-    weights: Weights = field(default_factory=dict)
-
-    def class_features(self, weights: Mapping[str, Tensor]) -> Tensor:
-        raise NotImplementedError("an attack on features looks at no class")
-
-    def image_features(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:  # noqa: ARG002
-        return self.encoder.image_features(images)

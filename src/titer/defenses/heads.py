@@ -62,7 +62,7 @@ class LinearProbe:
     class_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check(self.images, self.sigmas, self.eps)
+        check_images(self.images, self.sigmas, self.eps)
         if not 1 <= self.copies <= _STORE:
             raise InputError(f"copies: expected 1 to {_STORE}, got {self.copies}")
         if self.strength <= 0:
@@ -71,7 +71,7 @@ class LinearProbe:
     @property
     def noise(self) -> tuple[float, ...]:
         """Standard deviations of the noise in training."""
-        return _noise(self.images, self.sigmas)
+        return noise_of(self.images, self.sigmas)
 
     def fit(self, task: Task) -> Fitted:
         """Solve the regression."""
@@ -125,7 +125,7 @@ class Residual:
     class_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _check(self.images, self.sigmas, self.eps)
+        check_images(self.images, self.sigmas, self.eps)
         for name in ("share", "scale", "epochs", "learning_rate", "copies"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: expected above 0, got {getattr(self, name)}")
@@ -133,7 +133,7 @@ class Residual:
     @property
     def noise(self) -> tuple[float, ...]:
         """Standard deviations of the noise in training."""
-        return _noise(self.images, self.sigmas)
+        return noise_of(self.images, self.sigmas)
 
     def fit(self, task: Task) -> Fitted:
         """Learn the vectors, from zero: the start is the zero-shot answer."""
@@ -172,7 +172,12 @@ def _classifier(encoder: Encoder, classes: Sequence[Named], weights: Weights, na
     return Classifier(name, encoder, head, labels, fingerprint_of(weights, "head", labels))
 
 
-def _check(images: str, sigmas: tuple[float, ...] | None, eps: float) -> None:
+def check_images(images: str, sigmas: tuple[float, ...] | None, eps: float) -> None:
+    """Refuse what a head cannot learn from.
+
+    Raises:
+        InputError: naming the setting.
+    """
     check_budgets("eps", (eps,), "linf")
     if eps <= 0:
         raise InputError(f"eps: expected above 0, got {eps:g}")
@@ -182,7 +187,8 @@ def _check(images: str, sigmas: tuple[float, ...] | None, eps: float) -> None:
         raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(sigmas)}")
 
 
-def _noise(images: Images, sigmas: tuple[float, ...] | None) -> tuple[float, ...]:
+def noise_of(images: Images, sigmas: tuple[float, ...] | None) -> tuple[float, ...]:
+    """Standard deviations of the noise that a head learns from; the project's mix unless given."""
     if images != "noisy":
         return ()
     return MIXED if sigmas is None else sigmas

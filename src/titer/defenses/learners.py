@@ -350,8 +350,9 @@ class LowRank(Tower):
         own = _parameters(self.encoder)
         return {
             f"{layer}.weight": own[f"{layer}.weight"] + weights[f"{layer}.up"] @ down
-            for layer, down in ((name.removesuffix(".down"), down) for name, down in weights.items())
-            if f"{layer}.up" in weights
+            for layer, down in (
+                (name.removesuffix(".down"), down) for name, down in weights.items() if name.endswith(".down")
+            )
         }
 
 

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from titer.defenses.attacked import attacked_store
 from titer.defenses.fit import minimise, parts
+from titer.defenses.heads import Images, check_images, noise_of
 from titer.defenses.objectives import cross_entropy
-from titer.defenses.task import MIXED, Fitted, Task, Weights
+from titer.defenses.task import Fitted, Task, Weights
 from titer.errors import InputError, unknown
 from titer.features.store import FeatureStore, Places
 from titer.features.views import CropAndFlip
@@ -30,9 +31,7 @@ from titer.models.classifier import Classifier, Named
 from titer.models.encoder import Encoder
 from titer.models.weights import fingerprint_of
 from titer.noise import BLOCK
-from titer.results.robustness import check_budgets
 
-Images = Literal["clean", "noisy", "attacked"]
 Scaling = Literal["paper", "code"]
 
 _DOMINANT = 5  # singular values that the code's term rewards
@@ -88,12 +87,8 @@ class Mlp:
     class_bound: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.images not in get_args(Images):
-            raise unknown("images", str(self.images), get_args(Images))
-        if self.sigmas is not None and (not self.sigmas or min(self.sigmas) < 0):
-            raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(self.sigmas)}")
-        check_budgets("eps", (self.eps,), "linf")
-        for name in ("eps", "ratio", "epochs", "learning_rate"):
+        check_images(self.images, self.sigmas, self.eps)
+        for name in ("ratio", "epochs", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: expected above 0, got {getattr(self, name):g}")
         if self.batch < 2:
@@ -104,9 +99,7 @@ class Mlp:
     @property
     def noise(self) -> tuple[float, ...]:
         """Standard deviations of the noise in training."""
-        if self.images != "noisy":
-            return ()
-        return MIXED if self.sigmas is None else self.sigmas
+        return noise_of(self.images, self.sigmas)
 
     def fit(self, task: Task) -> Fitted:
         """Learn the head on features made beforehand."""

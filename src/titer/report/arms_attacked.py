@@ -165,11 +165,9 @@ def _radii(cell: StudyCell, arm: Arm) -> list[float]:
 
 def _both(certified: StudyCell, attacked: StudyCell, norm: str) -> Iterator[tuple[Arm, AttackArm]]:
     """Of each method and sigma those with the most shots that both have."""
-    strongest = attacked.strongest(norm)
-    under_it = [arm for arm in attacked.attacked if arm.norm == norm and arm.attacks == strongest[0].attacks]
     found: dict[tuple[str, float], tuple[Arm, AttackArm]] = {}
     for arm in certified.arms:
-        for under in under_it:
+        for under in attacked.under_strongest(norm):
             pair = side_by_side(arm, under)
             if pair is not None:
                 found[arm.entry, arm.sigma] = pair

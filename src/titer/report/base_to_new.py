@@ -38,17 +38,12 @@ Halves = tuple[AttackArm, AttackArm]
 def _pairs(base: StudyCell, new: StudyCell, norm: str) -> Iterator[tuple[float, list[Halves]]]:
     """Of each budget the methods with their shots that both halves have, under the strongest attack of both."""
     first, second = (
-        {(arm.entry, arm.shots, arm.fitted_for): arm for arm in _under_strongest(cell, norm)} for cell in (base, new)
+        {(arm.entry, arm.shots, arm.fitted_for): arm for arm in cell.under_strongest(norm)} for cell in (base, new)
     )
     found = [(first[key], second[key]) for key in first if key in second]
     budgets = sorted({at for one, other in found for at in one.budgets if at in other.budgets})
     for at in budgets:
         yield at, [(one, other) for one, other in found if at in one.budgets and at in other.budgets]
-
-
-def _under_strongest(cell: StudyCell, norm: str) -> list[AttackArm]:
-    own = [arm for arm in cell.attacked if arm.norm == norm]
-    return [arm for arm in own if arm.attacks == own[-1].attacks]
 
 
 def _table(base: StudyCell, norm: str, epsilon: float, pairs: Sequence[Halves]) -> Table:

@@ -69,9 +69,13 @@ class StudyCell:
 
     def strongest(self, norm: str) -> list[AttackArm]:
         """Arms under the worst case of all attacks of a norm, or under the only one; of each method those with the most shots."""
-        own = [arm for arm in self.attacked if arm.norm == norm]
-        last = {(arm.entry, arm.fitted_for): arm for arm in own if arm.attacks == own[-1].attacks}
+        last = {(arm.entry, arm.fitted_for): arm for arm in self.under_strongest(norm)}
         return list(last.values())
+
+    def under_strongest(self, norm: str) -> list[AttackArm]:
+        """The same of all shots."""
+        own = [arm for arm in self.attacked if arm.norm == norm]
+        return [arm for arm in own if arm.attacks == own[-1].attacks]
 
 
 @dataclass(frozen=True, eq=False)
