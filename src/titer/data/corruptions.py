@@ -33,12 +33,10 @@ class Corruption:
     Args:
         change: of pixels (height, width, channels), at a level.
         levels: of severities 1 to 5.
-        text: what it is, for a listing.
     """
 
     change: Change
     levels: tuple[float, float, float, float, float]
-    text: str
 
     def __call__(self, pixels: Pixels, severity: int, key: str) -> Pixels:
         """The corrupted picture, in [0, 1]; ``key`` decides all that is random in it."""
@@ -157,25 +155,25 @@ def _saturation(pixels: Floats, level: float, _: np.random.Generator) -> Floats:
 
 
 CORRUPTIONS: Mapping[str, Corruption] = {
-    "brightness-down": Corruption(_brightness, (-0.05, -0.1, -0.15, -0.2, -0.3), "darker"),
-    "brightness-up": Corruption(_brightness, (0.05, 0.1, 0.15, 0.2, 0.3), "brighter"),
-    "contrast-down": Corruption(_contrast, (0.8, 0.65, 0.5, 0.4, 0.3), "nearer to the mean of each channel"),
-    "contrast-up": Corruption(_contrast, (1.2, 1.4, 1.7, 2.0, 2.5), "further from it"),
-    "defocus-blur": Corruption(_defocus_blur, (0.006, 0.01, 0.015, 0.02, 0.03), "a disc of this radius"),
-    "gamma-down": Corruption(_gamma, (0.9, 0.8, 0.7, 0.6, 0.5), "an exponent below 1: dark parts brighter"),
-    "gamma-up": Corruption(_gamma, (1.1, 1.3, 1.5, 1.8, 2.2), "an exponent above 1: dark parts darker"),
-    "gaussian-blur": Corruption(_gaussian_blur, (0.004, 0.007, 0.01, 0.015, 0.02), "a Gaussian of this width"),
-    "gaussian-noise": Corruption(_gaussian_noise, (0.02, 0.04, 0.07, 0.11, 0.16), "of this standard deviation"),
-    "impulse-noise": Corruption(_impulse_noise, (0.005, 0.01, 0.02, 0.04, 0.08), "a share of values black or white"),
-    "jpeg": Corruption(_jpeg, (70, 45, 28, 16, 9), "this JPEG quality"),
+    "brightness-down": Corruption(_brightness, (-0.05, -0.1, -0.15, -0.2, -0.3)),  # darker
+    "brightness-up": Corruption(_brightness, (0.05, 0.1, 0.15, 0.2, 0.3)),  # brighter
+    "contrast-down": Corruption(_contrast, (0.8, 0.65, 0.5, 0.4, 0.3)),  # nearer to the mean of each channel
+    "contrast-up": Corruption(_contrast, (1.2, 1.4, 1.7, 2.0, 2.5)),  # further from it
+    "defocus-blur": Corruption(_defocus_blur, (0.006, 0.01, 0.015, 0.02, 0.03)),  # a disc of this radius
+    "gamma-down": Corruption(_gamma, (0.9, 0.8, 0.7, 0.6, 0.5)),  # an exponent below 1: dark parts brighter
+    "gamma-up": Corruption(_gamma, (1.1, 1.3, 1.5, 1.8, 2.2)),  # an exponent above 1: dark parts darker
+    "gaussian-blur": Corruption(_gaussian_blur, (0.004, 0.007, 0.01, 0.015, 0.02)),  # a Gaussian of this width
+    "gaussian-noise": Corruption(_gaussian_noise, (0.02, 0.04, 0.07, 0.11, 0.16)),  # of this standard deviation
+    "impulse-noise": Corruption(_impulse_noise, (0.005, 0.01, 0.02, 0.04, 0.08)),  # a share of values black or white
+    "jpeg": Corruption(_jpeg, (70, 45, 28, 16, 9)),  # this JPEG quality
     "motion-blur": Corruption(
-        _motion_blur, (0.01, 0.015, 0.02, 0.03, 0.045), "a line of this half length, any direction"
-    ),
-    "pixelate": Corruption(_pixelate, (0.75, 0.6, 0.45, 0.35, 0.25), "this share of the resolution"),
-    "saturation-down": Corruption(_saturation, (0.8, 0.6, 0.4, 0.2, 0.0), "paler; nothing on grey pictures"),
-    "saturation-up": Corruption(_saturation, (1.2, 1.5, 1.8, 2.2, 2.8), "more colourful; nothing on grey pictures"),
+        _motion_blur, (0.01, 0.015, 0.02, 0.03, 0.045)
+    ),  # a line of this half length, any direction
+    "pixelate": Corruption(_pixelate, (0.75, 0.6, 0.45, 0.35, 0.25)),  # this share of the resolution
+    "saturation-down": Corruption(_saturation, (0.8, 0.6, 0.4, 0.2, 0.0)),  # paler; nothing on grey pictures
+    "saturation-up": Corruption(_saturation, (1.2, 1.5, 1.8, 2.2, 2.8)),  # more colourful; nothing on grey pictures
     "shot-noise": Corruption(
-        _shot_noise, (0.002, 0.005, 0.01, 0.02, 0.04), "Poisson counts, one of them this much light"
-    ),
-    "speckle-noise": Corruption(_speckle_noise, (0.05, 0.1, 0.17, 0.25, 0.35), "of this share of each value"),
+        _shot_noise, (0.002, 0.005, 0.01, 0.02, 0.04)
+    ),  # Poisson counts, one of them this much light
+    "speckle-noise": Corruption(_speckle_noise, (0.05, 0.1, 0.17, 0.25, 0.35)),  # of this share of each value
 }

@@ -59,27 +59,11 @@ def _found(name: str | Path) -> Data:
     if str(name) == "titer:phantoms":
         return _phantoms()
     kind, _, rest = str(name).partition(":")
-    if kind == "classes" and not Path(name).exists():
-        which, at, whole = rest.partition("@")
-        if not at:
-            raise InputError(
-                f"data set {str(name)!r}: expected classes:base@DATA, classes:new@DATA or classes:LABEL+LABEL@DATA"
-            )
-        return some_classes(_found(whole), which)
-    if kind == "corrupted" and not Path(name).exists():
-        made, at, whole = rest.partition("@")
-        change, slash, severity = made.partition("/")
-        if not (at and slash):
-            raise InputError(
-                f"data set {str(name)!r}: expected corrupted:NAME/SEVERITY@DATA, such as corrupted:jpeg/3@DATA"
-            )
-        return corrupted(_found(whole), change, severity)
-    if kind == "pooled" and not Path(name).exists():
-        return pooled([_found(part) for part in rest.split(",")])
+    if kind in _MADE and not Path(name).exists():
+        return _MADE[kind](rest)
     if str(name).startswith("titer:"):
         raise unknown("data set", str(name), EMBEDDED)
-    if str(name).startswith(("coop:", "medmnist:")):
-        kind = str(name).partition(":")[0]
+    if kind in ("coop", "medmnist"):
         raise InputError(f"data set {str(name)!r}: sets of the kind {kind!r} cannot be read yet")
     if not str(name):
         raise InputError("the name of the data set is empty; expected titer:phantoms, a directory or a table")
@@ -90,6 +74,33 @@ def _found(name: str | Path) -> Data:
         return _directory(path) if path.is_dir() else _table(path)
     except OSError as error:
         raise InputError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+
+
+def _some(rest: str) -> Data:
+    which, at, whole = rest.partition("@")
+    if not at:
+        raise InputError(
+            f"data set {f'classes:{rest}'!r}: expected classes:base@DATA, classes:new@DATA or classes:LABEL+LABEL@DATA"
+        )
+    return some_classes(_found(whole), which)
+
+
+def _corrupted(rest: str) -> Data:
+    made, at, whole = rest.partition("@")
+    change, slash, severity = made.partition("/")
+    if not (at and slash):
+        raise InputError(
+            f"data set {f'corrupted:{rest}'!r}: expected corrupted:NAME/SEVERITY@DATA, such as corrupted:jpeg/3@DATA"
+        )
+    return corrupted(_found(whole), change, severity)
+
+
+def _pooled(rest: str) -> Data:
+    return pooled([_found(part) for part in rest.split(",")])
+
+
+_MADE = {"classes": _some, "corrupted": _corrupted, "pooled": _pooled}
+"""Data sets made of others, by what stands before the colon; a path of that name wins."""
 
 
 def _missing(path: Path) -> InputError:
