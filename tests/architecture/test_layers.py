@@ -15,7 +15,8 @@ LAYERS = (
     {"results", "models", "data"},
     {"features", "attacks"},
     {"certify", "defenses"},
-    {"evaluate", "upstream", "report"},
+    {"evaluate", "report"},
+    {"upstream"},
     {"config"},
     {"cli", "serve"},
 )

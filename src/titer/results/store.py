@@ -106,15 +106,18 @@ class RunWriter:
         path: the directory; made if missing.
         identity: all that changes a number. A directory that belongs to another identity is refused.
         info: the rest of ``run.json``.
+        lines: name of the file of records.
 
     Raises:
         InputError: if another process writes there, the directory is no run, or it belongs to other settings.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, identity: Mapping[str, Any], info: Mapping[str, Any], lines: str = "samples.jsonl"
+    ) -> None:
         self.path = path
         self.info: dict[str, Any] = {**info, "identity": json.loads(json.dumps(identity))}
-        self._lines = path / "samples.jsonl"
+        self._lines = path / lines
 
     def __enter__(self) -> RunWriter:
         _refuse_foreign(self.path)
