@@ -10,7 +10,21 @@ from collections.abc import Sequence
 import typer
 
 from titer import __version__
-from titer.cli import attack, certify, challenge, check, compare, craft, demo, export, fit, listing, predict, report
+from titer.cli import (
+    attack,
+    certify,
+    challenge,
+    check,
+    compare,
+    craft,
+    demo,
+    export,
+    fit,
+    listing,
+    predict,
+    pretrain,
+    report,
+)
 from titer.cli import run as run_verb
 from titer.cli.output import note
 from titer.errors import InputError, TiterError
@@ -33,6 +47,7 @@ for module in (
     certify,
     challenge,
     predict,
+    pretrain,
     craft,
     run_verb,
     report,
