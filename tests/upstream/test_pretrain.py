@@ -87,7 +87,8 @@ def reference(model: Path, data: Path, epochs: int, rate: float) -> dict[str, Te
             optimiser.zero_grad()
             network(**tokens, pixel_values=images, return_loss=True).loss.backward()
             optimiser.step()
-    return network.state_dict()
+    weights: dict[str, Tensor] = network.state_dict()
+    return weights
 
 
 def test_it_is_the_loop_written_by_hand(model: Path, tmp_path: Path) -> None:
