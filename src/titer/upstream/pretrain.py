@@ -125,8 +125,8 @@ def pretrain(
         "seed": seed,
         "model": encoder.fingerprint,
         "split": split,
-        "pairs": _digest(pairs),
-        "judged": _digest(judged),
+        "pairs": _digest(everything, pairs),
+        "judged": _digest(everything, judged),
         **({"altered": list(everything.altered)} if everything.altered else {}),
         "program": program(encoder.device, encoder.dtype),
     }
@@ -167,9 +167,16 @@ def _network(encoder: Encoder) -> nn.Module:
     return network
 
 
-def _digest(pairs: Sequence[Captioned]) -> str:
-    rows = [f"{pair.example.path}\x00{pair.example.label}\x00{pair.captions}" for pair in pairs]
-    return hashlib.sha256("\x01".join(rows).encode()).hexdigest()
+def _digest(data: Data, pairs: Sequence[Captioned]) -> str:
+    """SHA-256 of captions, classes and files: two corpora may differ in a few pictures alone."""
+    running = hashlib.sha256()
+    for pair in pairs:
+        try:
+            file = data.digest(pair.example)
+        except PictureError:
+            file = "unreadable"
+        running.update(f"{pair.example.id}\x00{file}\x00{pair.example.label}\x00{pair.captions}\x01".encode())
+    return running.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
