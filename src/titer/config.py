@@ -241,7 +241,7 @@ def _upstream(recipe: Table, model: str | None, corpus: str | None) -> UpstreamS
     source = corpus or table.get("corpus")
     if not tasks or not isinstance(source, str):
         raise InputError("[upstream]: expected corpus = 'DATA' with captions (or --data), and tasks = ['DATA', ...]")
-    arms = _table(table, "arms")
+    arms = {name: own for name, own in _table(table, "arms").items() if own is not False}
     if not arms:
         raise InputError("[upstream]: expected a table [upstream.arms.NAME] for each kind of noise")
     comparison = _study({key: value for key, value in recipe.items() if key != "upstream"}, model, tasks[0])
@@ -268,7 +268,7 @@ def _upstream_arm(name: str, table: Any) -> UpstreamArm:
     place = f"[upstream.arms.{name}]"
     _check_name(place, name)
     if not isinstance(table, dict):
-        raise InputError(f"{place}: expected a table, got {table!r}")
+        raise InputError(f"{place}: expected a table, or false to leave it out, got {table!r}")
     ratios = _numbers(f"{place} ratios", table.get("ratios", 0.1), float)
     if not all(0 < ratio <= 1 for ratio in ratios):
         raise InputError(f"{place} ratios: expected shares above 0, up to 1, got {list(ratios)}")

@@ -206,3 +206,11 @@ def test_the_projects_recipes(name: str) -> None:
     assert len(read_upstream_recipe(RECIPES / name, changes={"size": "quick"}).models()) == 7
     with pytest.raises(InputError, match="upstream"):
         read_recipe(RECIPES / name)
+
+
+def test_an_arm_can_be_left_out(place: Path) -> None:
+    changes = {"upstream": {"arms": {"noise": False}}}
+    study = read_upstream_recipe(
+        place / "recipe.toml", model=str(place / "model"), data=str(place / "corpus"), changes=changes
+    )
+    assert [arm.name for arm in study.arms] == ["words"]
