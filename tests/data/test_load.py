@@ -64,7 +64,7 @@ def test_unknown_embedded_sets() -> None:
     assert "did you mean 'titer:phantoms'" in refusal("titer:phantom")
 
 
-@pytest.mark.parametrize("name", ["coop:OxfordPets@/data", "medmnist:pathmnist.npz"])
+@pytest.mark.parametrize("name", ["coop:OxfordPets@/data"])
 def test_kinds_that_are_not_read_yet(name: str) -> None:
     assert "cannot be read yet" in refusal(name)
 

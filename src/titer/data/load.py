@@ -16,6 +16,7 @@ from titer.data.corruptions import corrupted
 from titer.data.derived import pooled, some_classes
 from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.folder import folder_rows
+from titer.data.medmnist import medmnist
 from titer.data.pictures import file_digest, read_picture
 from titer.data.splits import ALL, limited, of_split
 from titer.data.table import SUFFIXES, Row, table_rows
@@ -28,7 +29,7 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None, w
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
 
     Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``,
-    ``corrupted:NAME/SEVERITY@DATA``.
+    ``corrupted:NAME/SEVERITY@DATA``. Or a file of MedMNIST's layout, ``medmnist:FILE.npz``.
 
     No picture is opened; each is read when its turn comes.
 
@@ -63,7 +64,7 @@ def _found(name: str | Path) -> Data:
         return _MADE[kind](rest)
     if str(name).startswith("titer:"):
         raise unknown("data set", str(name), EMBEDDED)
-    if kind in ("coop", "medmnist"):
+    if kind == "coop":
         raise InputError(f"data set {str(name)!r}: sets of the kind {kind!r} cannot be read yet")
     if not str(name):
         raise InputError("the name of the data set is empty; expected titer:phantoms, a directory or a table")
@@ -99,8 +100,8 @@ def _pooled(rest: str) -> Data:
     return pooled([_found(part) for part in rest.split(",")])
 
 
-_MADE = {"classes": _some, "corrupted": _corrupted, "pooled": _pooled}
-"""Data sets made of others, by what stands before the colon; a path of that name wins."""
+_MADE = {"classes": _some, "corrupted": _corrupted, "medmnist": medmnist, "pooled": _pooled}
+"""What stands before the colon: sets made of others, and layouts of their own; a path of that name wins."""
 
 
 def _missing(path: Path) -> InputError:
