@@ -109,7 +109,7 @@ def test_a_split_is_unpacked_when_it_is_read_and_once(tmp_path: Path) -> None:
 
 
 def test_a_file_may_hold_one_split(tmp_path: Path) -> None:
-    absent = dict.fromkeys(["train_images", "train_labels", "val_images", "val_labels"])
+    absent: dict[str, Any] = dict.fromkeys(["train_images", "train_labels", "val_images", "val_labels"])
     assert len(medmnist(str(written(tmp_path / "own.npz", **absent)))) == 4
 
 
