@@ -58,7 +58,12 @@ BatchSize = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; found by itself unless given.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")]
-Images = Annotated[bool, typer.Option("--images/--no-images", help="Keep small thumbnails for the report.")]
+Images = Annotated[
+    bool | None,
+    typer.Option(
+        "--images/--no-images", help="Keep small thumbnails for the report; all but those of DICOM files unless given."
+    ),
+]
 By = Annotated[
     list[str] | None, typer.Option("--by", help="Carry this column of the table (site, sex, ...); repeatable.")
 ]

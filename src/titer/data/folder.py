@@ -14,7 +14,6 @@ from titer.errors import InputError
 _SPLITS = ("train", "val", "test")
 _MEANT = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 _LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
-_DICOM = {".dcm", ".dicom"}
 
 
 def folder_rows(root: Path) -> list[Row]:
@@ -56,8 +55,6 @@ def _refuse_other_split_names(root: Path) -> None:
 
 def _instead(folder: Path) -> str:
     """What to say of a folder without pictures."""
-    if any(path.suffix.lower() in _DICOM for path in _files(folder)):
-        return "DICOM files are not read by this version; convert them to 16-bit PNG"
     if any(path.suffix.lower() in SUFFIXES for path in _files(folder)):
         return "its pictures lie in no class folder; expected folders named by class, or a metadata.csv"
     tables = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in TABLES)

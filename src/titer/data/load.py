@@ -13,7 +13,7 @@ from pathlib import Path
 from titer.data import phantoms
 from titer.data.classes import Wording, class_texts, reworded
 from titer.data.corruptions import corrupted
-from titer.data.derived import pooled, some_classes
+from titer.data.derived import pooled, some_classes, windowed
 from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.folder import folder_rows
 from titer.data.medmnist import medmnist
@@ -29,7 +29,8 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None, w
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
 
     Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``,
-    ``corrupted:NAME/SEVERITY@DATA``. Or a file of MedMNIST's layout, ``medmnist:FILE.npz``.
+    ``corrupted:NAME/SEVERITY@DATA``, ``windowed:CENTER/WIDTH@DATA`` (DICOM). Or a file of MedMNIST's
+    layout, ``medmnist:FILE.npz``.
 
     No picture is opened; each is read when its turn comes.
 
@@ -96,11 +97,20 @@ def _corrupted(rest: str) -> Data:
     return corrupted(_found(whole), change, severity)
 
 
+def _windowed(rest: str) -> Data:
+    which, at, whole = rest.partition("@")
+    if not at:
+        raise InputError(
+            f"data set {f'windowed:{rest}'!r}: expected windowed:CENTER/WIDTH@DATA or windowed:NUMBER@DATA"
+        )
+    return windowed(_found(whole), which)
+
+
 def _pooled(rest: str) -> Data:
     return pooled([_found(part) for part in rest.split(",")])
 
 
-_MADE = {"classes": _some, "corrupted": _corrupted, "medmnist": medmnist, "pooled": _pooled}
+_MADE = {"classes": _some, "corrupted": _corrupted, "medmnist": medmnist, "pooled": _pooled, "windowed": _windowed}
 """What stands before the colon: sets made of others, and layouts of their own; a path of that name wins."""
 
 
