@@ -127,6 +127,7 @@ def _methods() -> dict[str, Mapping[str, type[Any]]]:
 
 
 def _known() -> dict[str, dict[str, str]]:
+    from titer.data.coop import known_sets
     from titer.data.corruptions import CORRUPTIONS
 
     return {
@@ -138,9 +139,12 @@ def _known() -> dict[str, dict[str, str]]:
         "data": {
             "titer:phantoms": "medical-looking images drawn by code",
             "DIRECTORY": "[train|val|test]/class/*.png, or a directory with metadata.csv",
+            "coop:NAME@ROOT": f"CoOp's layout below ROOT; {', '.join(known_sets())}",
+            "medmnist:FILE.npz": "a file of MedMNIST's layout",
             "classes:base@DATA": "the first half of a set's classes; new: the rest; LABEL+LABEL: these",
             "corrupted:NAME/SEVERITY@DATA": f"severities 1 to 5 of {', '.join(CORRUPTIONS)}",
             "pooled:DATA,DATA": "several sets in one label space",
+            "windowed:CENTER/WIDTH@DATA": "DICOM files seen through this window; NUMBER: through that one of each file's own",
             "TABLE": "*.csv, *.jsonl or *.parquet with file_name (or path) and label",
         },
         "recipes": {},
