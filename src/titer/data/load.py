@@ -13,6 +13,7 @@ from titer.data.classes import Wording, class_texts, reworded
 from titer.data.coop import coop
 from titer.data.corruptions import corrupted
 from titer.data.derived import pooled, some_classes, windowed
+from titer.data.described import described
 from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.files import from_rows
 from titer.data.folder import folder_rows
@@ -29,7 +30,8 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None, w
 
     Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``,
     ``corrupted:NAME/SEVERITY@DATA``, ``windowed:CENTER/WIDTH@DATA`` (DICOM). Or a file of MedMNIST's
-    layout, ``medmnist:FILE.npz``, a set of CoOp's, ``coop:NAME@ROOT``.
+    layout, ``medmnist:FILE.npz``, a set of CoOp's, ``coop:NAME@ROOT``, and others that a
+    TOML file describes, ``set:NAME@ROOT``.
 
     No picture is opened; each is read when its turn comes.
 
@@ -117,6 +119,7 @@ _MADE = {
     "corrupted": _corrupted,
     "medmnist": medmnist,
     "pooled": _pooled,
+    "set": described,
     "windowed": _windowed,
 }
 """What stands before the colon: sets made of others, and layouts of their own; a path of that name wins."""
