@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import titer
 from data.making import picture
-from titer.data import Data, load_all, load_data
+from titer.data import Data, describe, load_all, load_data
 from titer.data.dicom import Choice, choice, decode
 from titer.data.pictures import read_picture
 from titer.errors import InputError, PictureError
@@ -332,6 +332,18 @@ def test_a_folder_of_dicom_files(tmp_path: Path) -> None:
     data = load_data(folder(tmp_path))
     assert data.counts == {"normal": 4, "opaque": 4}
     assert data.read(data.examples[0]).sha256 == data.digest(data.examples[0])
+
+
+def test_a_check_tells_windows_and_knows_frames(tmp_path: Path) -> None:
+    frames = np.arange(2 * 9, dtype=np.uint8).reshape(2, 3, 3)
+    written(tmp_path / "a.dcm", frames, frames=2)
+    rows = ["a.dcm#frame=1,x,train", "a.dcm#frame=2,y,test", "a.dcm,y,test"]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *rows]))
+    report = describe(load_all(tmp_path / "t.csv"))
+    assert report.decoded == {"DICOM MONOCHROME2, all values of its bits": 2}
+    assert list(report.unreadable) == ["a.dcm"]
+    assert report.identical == (("a.dcm#frame=1", "a.dcm#frame=2"),)  # one file in two splits is a leak
+    assert report.contradicting == ()  # its frames may well have labels of their own
 
 
 def test_another_window_for_a_whole_set(tmp_path: Path) -> None:

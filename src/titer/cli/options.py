@@ -15,7 +15,9 @@ from titer.cli.output import document, note, table
 from titer.cli.values import whole
 
 Model = Annotated[str, typer.Option("--model", help="titer:tiny, a directory in Hugging Face layout, or a hub id.")]
-DataName = Annotated[str, typer.Option("--data", help="titer:phantoms, a directory, or a table of images.")]
+DataName = Annotated[
+    str, typer.Option("--data", help="titer:phantoms, a directory, a table, or what titer list data says.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Run directory; the same command goes on where it stopped.")]
 Prompts = Annotated[
     list[str] | None, typer.Option("--prompts", help="zero-shot (default), or a directory that fit wrote; repeatable.")

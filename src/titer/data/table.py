@@ -55,8 +55,22 @@ def table_rows(file: Path) -> tuple[list[Row], tuple[str, ...]]:
         raise InputError(f"{file}: expected a column 'file_name' or 'path', got {', '.join(columns)}")
     if "label" not in columns and "caption" not in columns:
         raise InputError(f"{file}: expected a column 'label' or 'caption', got {', '.join(columns)}")
+    _refuse_mixed_labels(file, records)
     attributes = tuple(name for name in columns if name not in (path, *_OWN))
     return [_row(file, line, record, path, attributes) for line, record in enumerate(records, start=1)], attributes
+
+
+def _refuse_mixed_labels(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """A number among names (JSON lines tell them apart) is a slip, and would silently become a class of its own."""
+    first: dict[str, int] = {}
+    for line, record in enumerate(records, start=1):
+        label = record.get("label")
+        if cell(label) is not None and not isinstance(label, list | dict):
+            kind = "true or false" if isinstance(label, bool) else "a text" if isinstance(label, str) else "a number"
+            first.setdefault(kind, line)
+    if len(first) > 1:
+        found = ", ".join(f"{kind} in row {line}" for kind, line in first.items())
+        raise InputError(f"{file}: labels are of several types ({found}); expected one")
 
 
 def read_records(file: Path, header: Sequence[str] = ()) -> Records:
