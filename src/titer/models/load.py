@@ -17,7 +17,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def load_model(name: str | Path, *, device: str | None = None, dtype: str = "float32") -> Encoder:
-    """An encoder: ``titer:tiny``, a directory in Hugging Face layout, or a hub id. An existing path wins over a hub id.
+    """An encoder: ``titer:tiny``, a directory in Hugging Face's or open_clip's layout, a hub id,
+    ``open_clip:ARCHITECTURE/PATH`` or ``medclip:PATH``. An existing path wins over a hub id.
 
     Args:
         name: see above.
@@ -27,7 +28,7 @@ def load_model(name: str | Path, *, device: str | None = None, dtype: str = "flo
     Raises:
         InputError: for a model that does not exist or cannot be used.
     """
-    from titer.models import huggingface
+    from titer.models import huggingface, medclip, open_clip
 
     if dtype not in _DTYPES:
         raise unknown("dtype", dtype, _DTYPES)
@@ -37,16 +38,20 @@ def load_model(name: str | Path, *, device: str | None = None, dtype: str = "flo
         return huggingface.load_directory(Path(__file__).parent / "tiny", text, place, _DTYPES[dtype])
     if text.startswith("titer:"):
         raise unknown("model", text, EMBEDDED)
-    if text.startswith(("open_clip:", "medclip:")):
-        raise InputError(f"{text}: models of this kind are not read by this version; convert it to Hugging Face layout")
+    if text.startswith("open_clip:"):
+        return open_clip.load(text.removeprefix("open_clip:"), place, _DTYPES[dtype])
+    if text.startswith("medclip:"):
+        return medclip.load(text.removeprefix("medclip:"), place, _DTYPES[dtype])
     path = Path(text)
-    if path.is_dir():
-        return huggingface.load_directory(path, path.resolve().name, place, _DTYPES[dtype])
-    if path.exists():
-        raise InputError(f"{text} is a file; expected a directory in Hugging Face layout")
-    if not _HUB_ID.fullmatch(text):
-        raise unknown("model: no such directory, and not a hub id (owner/name):", text, EMBEDDED)
-    return huggingface.load_directory(huggingface.fetch(text), text, place, _DTYPES[dtype])
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{text} is a file; expected a directory, or open_clip:ARCHITECTURE/{text}")
+    name = path.resolve().name
+    if not path.exists():
+        if not _HUB_ID.fullmatch(text):
+            raise unknown("model: no such directory, and not a hub id (owner/name):", text, EMBEDDED)
+        path, name = huggingface.fetch(text, (*huggingface.WEIGHTS, *open_clip.WEIGHTS)), text
+    load_directory = open_clip.load_directory if open_clip.looks_like(path) else huggingface.load_directory
+    return load_directory(path, name, place, _DTYPES[dtype])
 
 
 def _device(name: str | None) -> torch.device:
