@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from published_files import BERT_WORDS, Weights
+
+
+def assert_same_features(found: Tensor, expected: Tensor) -> None:
+    """Equal to 1e-5 of their size, and equal to 1e-5 when they are made unit."""
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (F.normalize(found, dim=-1) - F.normalize(expected, dim=-1)).abs().max() <= 1e-5
 
 
 def norm(weights: Weights, name: str, x: Tensor, eps: float) -> Tensor:

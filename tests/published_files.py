@@ -13,37 +13,24 @@ from torch import Tensor
 Weights = dict[str, Tensor]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WHOLE = ["brain", "lung", "medical", "image", "of"]
+"""Words of one token; others are letters."""
+MERGES = [
+    (word[:end], word[end] + ("</w>" if end == len(word) - 1 else "")) for word in WHOLE for end in range(1, len(word))
+]
 VOCABULARY = [
-    *LETTERS,
-    *(f"{letter}</w>" for letter in LETTERS),
-    "an</w>",
-    "br",
-    "bra",
-    "<|startoftext|>",
-    "<|endoftext|>",
-]
+    *LETTERS, *(f"{letter}</w>" for letter in LETTERS), *("".join(pair) for pair in MERGES), "<|startoftext|>", "<|endoftext|>"
+]  # fmt: skip
 BERT_WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
-    "a",
-    "brain",
-    "scan",
-    "##s",
-    "x",
-    "of",
-    "lung",
-    "tissue",
-    "tile",
-]
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "brain", "scan", "##s", "x", "of", "lung", "tissue", "tile", "dark",
+    "bright", "picture",
+]  # fmt: skip
 TEXTS = ["a brain scan", "x", "a scan of lung tissue"]
 
 CLIP: dict[str, Any] = {
     "embed_dim": 8,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
-    "text_cfg": {"context_length": 24, "vocab_size": len(VOCABULARY), "width": 24, "heads": 2, "layers": 2},
+    "text_cfg": {"context_length": 40, "vocab_size": len(VOCABULARY), "width": 24, "heads": 2, "layers": 2},
 }
 BIOMED: dict[str, Any] = {
     "embed_dim": 8,
@@ -54,7 +41,7 @@ BIOMED: dict[str, Any] = {
     "text_cfg": {
         "hf_model_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
         "hf_tokenizer_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract",
-        "hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 16,
+        "hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 24,
     },
 }  # fmt: skip
 PIXELS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
@@ -163,7 +150,7 @@ def write_clip_words(directory: Path) -> None:
     """A tokenizer of CLIP's kind, in its published files."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "vocab.json").write_text(json.dumps({word: place for place, word in enumerate(VOCABULARY)}))
-    (directory / "merges.txt").write_text("#version: 0.2\na n</w>\nb r\nbr a\n")
+    (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *map(" ".join, MERGES), ""]))
 
 
 def write_bert_words(directory: Path) -> None:

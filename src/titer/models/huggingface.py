@@ -245,7 +245,8 @@ class TextTower:
         self.embedding = embedding
         self.width = embedding.embedding_dim
         self.injection = Injection(embedding)
-        self.deeper = tuple(map(Injection, layers[:-1]))
+        self.layers = tuple(layers)
+        self.deeper = tuple(map(Injection, self.layers[:-1]))
         self.start = self._place_of_first_token(tokenizer)
         self.unknown = _unknown_word(tokenizer)
         self._encode = encode
