@@ -32,9 +32,8 @@ from titer.evaluate.machine import default_workers, program, reuse_buffers, vers
 from titer.evaluate.retrieval import Captioned
 from titer.evaluate.running import running
 from titer.features.stream import threads
-from titer.models import load_model
 from titer.models.encoder import Encoder
-from titer.models.load import model_directory
+from titer.models.load import open_model
 from titer.progress import progress
 from titer.registry import settings_of
 from titer.results.store import SCHEMA, Record, RunWriter
@@ -108,9 +107,7 @@ def pretrain(
     if seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     method = build_pretraining(**(settings or {}))
-    directory = model_directory(model)
-    encoder = load_model(model, device=device)
-    network = _network(encoder)
+    encoder, network, directory = open_model(model, device=device)
     everything = data if isinstance(data, Data) else load_all(data)
     pairs = captioned_images(everything, split)
     judged = captioned_images(everything, "val") if split != "val" and _has(everything, "val") else []
@@ -153,18 +150,6 @@ def pretrain(
 
 def _has(data: Data, split: str) -> bool:
     return any(row.split == split and row.caption is not None for row in data.examples)
-
-
-def _network(encoder: Encoder) -> nn.Module:
-    """The whole model behind an encoder.
-
-    Raises:
-        InputError: if it is of another kind than CLIP in Hugging Face layout.
-    """
-    network = getattr(encoder.text_tower, "model", None)
-    if not isinstance(network, nn.Module) or type(network).__name__ != "CLIPModel":
-        raise InputError(f"{encoder.name}: only CLIP models in Hugging Face layout are pre-trained by this version")
-    return network
 
 
 def _digest(data: Data, pairs: Sequence[Captioned]) -> str:
