@@ -44,7 +44,7 @@ def list_(
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="attack, benchmark, certifier, defense or recipe.")],
+    kind: Annotated[str, typer.Argument(help="attack, benchmark, certifier, defense, noise, pretraining or recipe.")],
     name: Annotated[str, typer.Argument(help="A name that `titer list` shows; of a recipe, its path.")],
     json: Json = False,
 ) -> None:
@@ -117,12 +117,16 @@ def _methods() -> dict[str, Mapping[str, type[Any]]]:
     from titer.certify import CERTIFIERS
     from titer.defenses import DEFENSES
     from titer.evaluate.benchmarks import BENCHMARKS
+    from titer.upstream.noises import NOISES
+    from titer.upstream.pretraining import RECIPES
 
     return {
         "attack": {**ATTACKS, **PAIR_ATTACKS},
         "benchmark": BENCHMARKS,
         "certifier": CERTIFIERS,
         "defense": DEFENSES,
+        "noise": {**PAIR_ATTACKS, **NOISES},
+        "pretraining": RECIPES,
     }
 
 
@@ -144,9 +148,11 @@ def _known() -> dict[str, dict[str, str]]:
             "medmnist:FILE.npz": "a file of MedMNIST's layout",
             **{f"set:{name}@ROOT": f"{about.title}; {about.licence}" for name, about in described_sets().items()},
             "set:FILE.toml@ROOT": "a set described by a TOML file of your own",
+            "captioned:DATA": "labelled images with a caption each, in 24 phrasings; titer:phantoms has its own",
             "classes:base@DATA": "the first half of a set's classes; new: the rest; LABEL+LABEL: these",
             "corrupted:NAME/SEVERITY@DATA": f"severities 1 to 5 of {', '.join(CORRUPTIONS)}",
             "pooled:DATA,DATA": "several sets in one label space",
+            "train:SHARE@DATA": "a part of the training images, whole groups; other splits stay as they are",
             "windowed:CENTER/WIDTH@DATA": "DICOM files seen through this window; NUMBER: through that one of each file's own",
             "TABLE": "*.csv, *.jsonl or *.parquet with file_name (or path) and label",
         },
