@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import titer
 from data.making import picture
-from titer.data import Data, describe, load_all, load_data
+from titer.data import Data, describe, describe_data, load_all, load_data
 from titer.data.dicom import Choice, choice, decode
 from titer.data.pictures import read_picture
 from titer.errors import InputError, PictureError
@@ -344,6 +344,15 @@ def test_a_check_tells_windows_and_knows_frames(tmp_path: Path) -> None:
     assert list(report.unreadable) == ["a.dcm"]
     assert report.identical == (("a.dcm#frame=1", "a.dcm#frame=2"),)  # one file in two splits is a leak
     assert report.contradicting == ()  # its frames may well have labels of their own
+
+
+def test_a_check_tells_the_most_frequent_windows(tmp_path: Path) -> None:
+    for place in range(8):
+        name = tmp_path / "ab"[place % 2] / f"{place}.dcm"
+        written(name, RAMP, bits=12, WindowCenter=1000 + min(place, 6), WindowWidth=800)
+    told = describe_data(tmp_path)["decoded"]
+    assert told[0] == "DICOM MONOCHROME2, window 1 (1006/800) (2)"
+    assert (len(told), told[-1]) == (6, "2 other ways")
 
 
 def test_another_window_for_a_whole_set(tmp_path: Path) -> None:
