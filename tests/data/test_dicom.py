@@ -1,5 +1,6 @@
 """DICOM files written here, against the formulas of the standard and pydicom's own windowing."""
 
+import io
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image, features
 
 import titer
 from data.making import picture
-from titer.data import Data, describe, load_all, load_data
+from titer.data import Data, describe, describe_data, load_all, load_data
 from titer.data.dicom import Choice, choice, decode
 from titer.data.pictures import read_picture
 from titer.errors import InputError, PictureError
@@ -241,28 +243,64 @@ def test_a_compression_that_nothing_reads(tmp_path: Path) -> None:
     )
 
 
-def compressed(path: Path, syntax: str, content: bytes, side: int = 8) -> Path:
-    file = header(syntax=syntax)
+def compressed(
+    path: Path, syntax: str, content: bytes, side: int = 8, kind: str = "MONOCHROME2", bits: int = 8
+) -> Path:
+    file = header(kind, syntax)
     file.Rows = file.Columns = side
-    file.SamplesPerPixel, file.PixelRepresentation = 1, 0
-    file.BitsAllocated, file.BitsStored, file.HighBit = 8, 8, 7
+    file.SamplesPerPixel, file.PixelRepresentation = 1 if kind == "MONOCHROME2" else 3, 0
+    if file.SamplesPerPixel == 3:
+        file.PlanarConfiguration = 0
+    file.BitsAllocated, file.BitsStored, file.HighBit = 8 * ((bits + 7) // 8), bits, bits - 1
     file.PixelData = encapsulate([content])
     file["PixelData"].is_undefined_length = True
     file.save_as(path, enforce_file_format=True)
     return path
 
 
+def packed(picture: Image.Image, kind: str, **settings: Any) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, kind, **settings)
+    return content.getvalue()
+
+
+SMOOTH = np.stack(np.meshgrid(np.arange(16), np.arange(16)), axis=-1) * 15
+
+
 def test_jpeg_baseline_needs_no_other_package(tmp_path: Path) -> None:
-    import io
-
-    from PIL import Image
-
     values = np.tile(np.arange(0, 256, 32, dtype=np.uint8), (8, 1))
-    packed = io.BytesIO()
-    Image.fromarray(values).save(packed, "JPEG", quality=95)
-    path = compressed(tmp_path / "a.dcm", "1.2.840.10008.1.2.4.50", packed.getvalue())
+    content = packed(Image.fromarray(values), "JPEG", quality=95)
+    path = compressed(tmp_path / "a.dcm", "1.2.840.10008.1.2.4.50", content)
     np.testing.assert_allclose(pixels_of(path)[..., 0], values / 255, atol=0.03)
     assert "JPEG Baseline" in reason(compressed(tmp_path / "b.dcm", "1.2.840.10008.1.2.4.50", b"\xff\xd8\xff\xd9"))
+
+
+def test_jpeg_in_colour_comes_back_as_rgb(tmp_path: Path) -> None:
+    values = np.concatenate([SMOOTH, np.full((16, 16, 1), 40)], axis=2).astype(np.uint8)
+    content = packed(Image.fromarray(values), "JPEG", quality=98)
+    path = compressed(tmp_path / "a.dcm", "1.2.840.10008.1.2.4.50", content, 16, "YBR_FULL_422")
+    np.testing.assert_allclose(pixels_of(path), values / 255, atol=0.06)
+
+
+def test_jpeg_2000_of_sixteen_bits_and_of_colour(tmp_path: Path) -> None:
+    if not features.check("jpg_2000"):
+        pytest.skip("this Pillow has no JPEG 2000")
+    deep = (np.arange(256, dtype=np.uint16).reshape(16, 16) * 257).astype(np.uint16)
+    content = packed(Image.fromarray(deep), "JPEG2000", irreversible=False, no_jp2=True)
+    path = compressed(tmp_path / "a.dcm", "1.2.840.10008.1.2.4.90", content, 16, bits=16)
+    np.testing.assert_allclose(pixels_of(path)[..., 0], deep / 65535, rtol=1e-6)
+    values = np.concatenate([SMOOTH, np.full((16, 16, 1), 40)], axis=2).astype(np.uint8)
+    content = packed(Image.fromarray(values), "JPEG2000", irreversible=False, no_jp2=True, mct=1)
+    path = compressed(tmp_path / "b.dcm", "1.2.840.10008.1.2.4.90", content, 16, "YBR_RCT")
+    np.testing.assert_allclose(pixels_of(path), values / 255, rtol=1e-6)
+
+
+def test_run_lengths(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.dcm", RAMP, bits=12)
+    file = pydicom.dcmread(path)
+    file.compress("1.2.840.10008.1.2.5")
+    file.save_as(tmp_path / "b.dcm")
+    np.testing.assert_array_equal(pixels_of(tmp_path / "b.dcm"), pixels_of(path))
 
 
 @pytest.mark.parametrize("kind", ["HSV", "YBR_PARTIAL_420", "Doe^Johanna"])
@@ -346,6 +384,15 @@ def test_a_check_tells_windows_and_knows_frames(tmp_path: Path) -> None:
     assert report.contradicting == ()  # its frames may well have labels of their own
 
 
+def test_a_check_tells_the_most_frequent_windows(tmp_path: Path) -> None:
+    for place in range(8):
+        name = tmp_path / "ab"[place % 2] / f"{place}.dcm"
+        written(name, RAMP, bits=12, WindowCenter=1000 + min(place, 6), WindowWidth=800)
+    told = describe_data(tmp_path)["decoded"]
+    assert told[0] == "DICOM MONOCHROME2, window 1 (1006/800) (2)"
+    assert (len(told), told[-1]) == (6, "2 other ways")
+
+
 def test_another_window_for_a_whole_set(tmp_path: Path) -> None:
     folder(tmp_path / "ct")
     data = load_all(f"windowed:1000/800@{tmp_path / 'ct'}")
@@ -376,14 +423,13 @@ def everything_in(run: Path) -> bytes:
     return b"\n".join(path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file())
 
 
-@pytest.mark.parametrize("verb", ["certify", "attack", "predict"])
+@pytest.mark.parametrize("verb", ["attack", "predict"])
 def test_no_run_holds_private_data_or_pictures(tmp_path: Path, verb: str) -> None:
     data, out = folder(tmp_path / "data", 2), tmp_path / "run"
     header().save_as(data / "normal" / "report.dcm", enforce_file_format=True)
     settings: dict[str, dict[str, Any]] = {
-        "certify": {"sigma": 0.25, "n": 100},
         "predict": {"sigma": 0.25, "n": 100},
-        "attack": {"name": "fgsm", "eps": 1 / 255},
+        "attack": {"name": "fgsm", "eps": 1 / 255, "checks": False},
     }
     named = {"model": "titer:tiny", "data": data}
     run = getattr(titer, verb)(**named, out=out, **settings[verb])

@@ -18,7 +18,7 @@ from titer.errors import PictureError
 from titer.progress import progress
 
 _NO_LABEL = "(no label)"
-_SHOWN = 5  # unreadable pictures told one by one
+_SHOWN = 5  # of a list that may be long
 
 
 @dataclass(frozen=True)
@@ -174,11 +174,17 @@ def describe_data(name: str | Path) -> dict[str, Any]:
         **{f"{mode} pictures": count for mode, count in report.modes.items()},
         "mean (of pixels in [0, 1])": [round(value, 4) for value in report.mean],
         "standard deviation": [round(value, 4) for value in report.deviation],
-        **({"decoded": dict(report.decoded)} if report.decoded else {}),
+        **({"decoded": _most(report.decoded)} if report.decoded else {}),
         "columns": list(report.columns),
         "counts": report.counts,
         "warnings": report.warnings,
     }
+
+
+def _most(counts: Mapping[str, int]) -> list[str]:
+    """The most frequent, with how often; scanners give each slice a window of its own."""
+    shown = [f"{what} ({count})" for what, count in Counter(counts).most_common(_SHOWN)]
+    return [*shown, f"{len(counts) - _SHOWN} other ways"] if len(counts) > _SHOWN else shown
 
 
 def _counts(data: Data) -> dict[str, dict[str, int]]:
