@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check check-attacks install clean
+.PHONY: demo test check check-attacks check-openclip install clean
 
 install: $(STAMP)
 
@@ -31,5 +31,14 @@ check-attacks:
 	$(REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
 	OMP_NUM_THREADS=1 $(REFERENCE)/bin/python benchmarks/attacks_reference.py
 
+# open_clip and timm ask for torchvision, whose PyPI build wants another torch; without dependencies they keep the pinned one.
+OPENCLIP := $(VENV)-openclip
+check-openclip:
+	test -x $(OPENCLIP)/bin/python || $(PYTHON) -m venv $(OPENCLIP)
+	$(OPENCLIP)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . regex
+	$(OPENCLIP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		open_clip_torch==3.3.0 timm==1.0.31 torchvision==0.28.0 ftfy==6.3.1 wcwidth==0.9.4
+	HF_HUB_OFFLINE=1 $(OPENCLIP)/bin/python benchmarks/openclip_reference.py
+
 clean:
-	rm -rf $(VENV) $(REFERENCE) .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info
+	rm -rf $(VENV) $(REFERENCE) $(OPENCLIP) .mypy_cache .ruff_cache .pytest_cache build src/*.egg-info

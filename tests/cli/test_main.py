@@ -10,6 +10,7 @@ from PIL import Image
 
 import titer
 from images import folder
+from published_files import medclip_directory, open_clip_directory
 from titer.cli.main import run
 
 CERTIFY = ("certify", "--model", "titer:tiny", "--sigma", "0.1", "--n", "200")
@@ -94,6 +95,13 @@ def test_resume_without_a_seed_takes_the_recorded_one(tmp_path: Path, capfd: pyt
         (("show", "certifier", "anytim"), "did you mean 'anytime'"),
         (("list", "certifier"), "did you mean 'certifiers'"),
         (("check",), "--model, --data or both"),
+        (
+            ("check", "--model", "open_clip:ViT-B-33/model.pt"),
+            "unknown architecture 'ViT-B-33'; did you mean 'ViT-B-32'",
+        ),
+        (("check", "--model", "open_clip:ViT-B-32/model.pt"), "no such file"),
+        (("check", "--model", "medclip:nowhere"), "expected medclip:PATH"),
+        (("check", "--model", "google/medsiglip-448"), "gated"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(
@@ -186,6 +194,48 @@ def test_a_200_megapixel_picture_is_refused_unread(tmp_path: Path, capfd: pytest
     assert status == 0
     assert "1 failed" in err
     assert "too many pixels" in titer.read_run(tmp_path / "run").failures[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (
+            "open_clip",
+            {
+                "licence": "MIT, for research, if it is wisdomik/QuiltNet-B-32",
+                "architecture": "open_clip: 2 layers of 32 on patches of 8 pixels (gelu); text: 2 layers of 24, 40 tokens (gelu)",
+                "pictures are": "resized and cut to the centre",
+                "learned tokens": "in front of 2 text layers, in front of 2 image layers",
+                "mean": [0.5, 0.4, 0.3],
+                "input size": "32 x 32 pixels",
+            },
+        ),
+        (
+            "medclip",
+            {
+                "licence": "not known here; see where it comes from",
+                "architecture": "medclip: Swin Transformer; text: 3 layers of 64, 77 tokens",
+                "pictures are": "made grey and padded to a square",
+                "learned tokens": "in front of 1 text layer, in front of no image layers",
+            },
+        ),
+        ("titer:tiny", {"licence": "CC BY-SA 4.0", "known as": "Titer's tiny CLIP; pictures: many"}),
+    ],
+)
+def test_check_says_what_a_model_is(
+    kind: str, told: dict[str, object], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name: object = kind
+    if kind == "open_clip":
+        name = open_clip_directory(tmp_path / "QuiltNet-B-32")
+    elif kind == "medclip":
+        name = f"medclip:{medclip_directory(tmp_path / 'medclip-vit')}"
+    status, out, _ = typed(capfd, "check", "--json", "--model", name)
+    model = json.loads(out)["model"]
+    assert status == 0
+    assert {key: model[key] for key in told} == told
+    assert model["parameters"] > 1000
+    assert len(model["fingerprint"]) == 64
 
 
 def test_check_shows_counts_and_what_is_wrong(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -185,6 +185,19 @@ def test_damaged_directories_are_refused(copy: Path, tmp_path: Path) -> None:
         load_model(tmp_path / "empty")
 
 
+def test_a_tokenizer_whose_package_is_missing_says_what_to_install(
+    siglip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SigLIP's own tokenizer asks for sentencepiece, which CLIP does not need."""
+
+    def missing(*_: object, **__: object) -> object:
+        raise ImportError("\nSiglipTokenizer requires the SentencePiece library")
+
+    monkeypatch.setattr("titer.models.huggingface.AutoTokenizer.from_pretrained", missing)
+    with pytest.raises(InputError, match=r"needs packages that are not installed: pip install 'titer\[siglip\]'"):
+        load_model(siglip)
+
+
 def test_a_text_that_would_be_cut_is_refused(clip: Path) -> None:
     with pytest.raises(InputError, match="tokens, the text tower takes 20"):
         load_model(clip).encode_text(["word " * 40])

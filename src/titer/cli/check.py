@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from titer.cli.output import document, note, table
 from titer.errors import InputError
+
+if TYPE_CHECKING:
+    from titer.models import Encoder
 
 
 def register(app: typer.Typer) -> None:
@@ -48,15 +51,44 @@ def check(
             note(f"warning: {warning}")
 
 
+_PREPARED = {
+    "crop": "resized and cut to the centre",
+    "squash": "squashed to a square",
+    "pad": "made grey and padded to a square",
+}
+
+
+def _places(encoder: Encoder) -> str:
+    """In front of how many layers of each tower tokens can be learned."""
+    from titer.models.prompts import TokenTower, deeper_of
+    from titer.models.towers import LayeredTower
+
+    text, image = encoder.text_tower, encoder.image_tower
+    layers = {
+        "text": 1 + len(deeper_of(text)) if isinstance(text, TokenTower) else 0,
+        "image": len(image.injections) if isinstance(image, LayeredTower) else 0,
+    }
+    return ", ".join(
+        f"in front of {count or 'no'} {tower} layer{'s' * (count != 1)}" for tower, count in layers.items()
+    )
+
+
 def _model(name: str, device: str | None, dtype: str) -> dict[str, Any]:
     from titer.models import load_model
+    from titer.models.cards import card_of, licence_of
 
     encoder = load_model(name, device=device, dtype=dtype)
+    card = card_of(encoder.name)
     return {
         "name": encoder.name,
+        **({"known as": f"{card.called}; pictures: {card.field}"} if card else {}),
+        "licence": licence_of(encoder.name),
+        "architecture": encoder.architecture or "not known",
         "input size": f"{encoder.size} x {encoder.size} pixels",
         "mean": list(encoder.preprocess.mean),
         "std": list(encoder.preprocess.std),
+        "pictures are": _PREPARED[encoder.preprocess.mode],
+        "learned tokens": _places(encoder),
         "features": encoder.dim,
         "parameters": encoder.parameters,
         "logit scale": round(encoder.logit_scale, 4),

@@ -134,12 +134,20 @@ def _known() -> dict[str, dict[str, str]]:
     from titer.data.coop import known_sets
     from titer.data.corruptions import CORRUPTIONS
     from titer.data.described import known_sets as described_sets
+    from titer.models.cards import cards
 
     return {
         "models": {
             "titer:tiny": "the embedded CLIP, 80 pixels; its card is titer/models/tiny/README.md",
-            "DIRECTORY": "a CLIP or SigLIP model in Hugging Face layout",
-            "OWNER/NAME": "a Hugging Face hub id, such as vinid/plip",
+            "DIRECTORY": "a CLIP or SigLIP model in Hugging Face layout, or one as open_clip publishes it",
+            "OWNER/NAME": "a Hugging Face hub id of such a model; these are known:",
+            **{
+                hub_id: f"{card.called}; pictures: {card.field}; licence: {card.terms}"
+                for hub_id, card in cards().items()
+                if "/" in hub_id
+            },
+            "open_clip:ARCHITECTURE/PATH": "a checkpoint of open_clip's; the architecture as ViT-B-32-quickgelu",
+            "medclip:PATH": "MedCLIP with a Swin Transformer, from its pytorch_model.bin",
         },
         "data": {
             "titer:phantoms": "medical-looking images drawn by code",

@@ -38,11 +38,22 @@ def cards() -> dict[str, Card]:
 
 
 def card_of(name: str) -> Card | None:
-    """The card of a model by its hub id, which may stand at the end of a longer name."""
-    return next((card for hub_id, card in cards().items() if name.endswith(hub_id)), None)
+    """The card of a model by its hub id."""
+    return cards().get(name)
 
 
 def terms_of(name: str) -> str:
     """`` (licence: ...)`` where the model is known, else nothing."""
     card = card_of(name)
     return f" (licence: {card.terms})" if card else ""
+
+
+def licence_of(name: str) -> str:
+    """What may be said of a model's licence from its name: a hub id, or that of a directory with a copy."""
+    card = card_of(name)
+    if card:
+        return card.terms
+    likely = next((hub_id for hub_id in cards() if hub_id.rpartition("/")[2] == name), None)
+    if likely is None:
+        return "not known here; see where it comes from"
+    return f"{cards()[likely].terms}, if it is {likely}"

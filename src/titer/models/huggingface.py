@@ -153,6 +153,10 @@ def fetch(hub_id: str, weights: Iterable[str] = WEIGHTS) -> Path:
 def _tokenizer(directory: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except ImportError as error:  # SigLIP's own words need sentencepiece and protobuf
+        raise InputError(
+            f"{directory}: its tokenizer needs packages that are not installed: pip install 'titer[siglip]'"
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{directory}: no usable tokenizer: {str(error).splitlines()[0]}") from error
 
