@@ -14,7 +14,7 @@ LAYERS = (
     {"statistics", "registry", "noise", "progress", "typed"},
     {"results", "models", "data"},
     {"features", "attacks"},
-    {"certify", "defenses"},
+    {"certify", "defenses", "audit"},
     {"evaluate", "upstream", "report"},
     {"config"},
     {"cli", "serve"},
