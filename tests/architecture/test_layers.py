@@ -14,8 +14,9 @@ LAYERS = (
     {"statistics", "registry", "noise", "progress", "typed"},
     {"results", "models", "data"},
     {"features", "attacks"},
-    {"certify", "defenses", "audit"},
-    {"evaluate", "upstream", "report"},
+    {"certify", "defenses"},
+    {"evaluate", "report"},
+    {"upstream"},
     {"config"},
     {"cli", "serve"},
 )

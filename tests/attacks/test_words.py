@@ -91,7 +91,7 @@ def test_negation_laterality_and_numbers_are_protected(word: str) -> None:
 
 
 def test_protected_words_are_left_alone_where_the_meaning_has_to_stay() -> None:
-    options = WordSwap()._options("No mass in the left lung, one nodule of 3 cm with edema")
+    options = WordSwap().options("No mass in the left lung, one nodule of 3 cm with edema")
     assert {place.text for place in options} == {"mass", "lung", "nodule", "edema"}
     lexicon = SynonymTable().lexicon
     assert not any(lexicon.protects(word) for words in options.values() for word in words)

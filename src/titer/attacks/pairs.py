@@ -201,18 +201,40 @@ class Sga:
         """Words, image, words again."""
 
         def move(captions: Sequence[Tensor]) -> Tensor:
-            guide = torch.stack([features.mean(dim=0) for features in captions])[:, None]
-
-            def away(features: Tensor) -> Tensor:
-                return -(features * guide).sum(dim=(1, 2))
-
-            def score(features: Tensor) -> Tensor:
-                return -(features[:, :1] * guide).sum(dim=(1, 2))
-
-            start = _start(self.start, images, threat, random)
-            return _moved(self, self._at_scales(encoder, random), images, start, away, threat, score)
+            return self.moved(encoder, images, captions, threat, random)
 
         return _alternate(self, encoder, images, texts, move, _away_from_image)
+
+    def moved(
+        self,
+        encoder: Encoder,
+        images: Tensor,
+        captions: Sequence[Tensor],
+        threat: Threat,
+        random: Random,
+        *,
+        towards: bool = False,
+    ) -> Tensor:
+        """The images alone, moved away from their captions, or towards other ones.
+
+        Args:
+            encoder: that judges.
+            images: clean images (batch, 3, size, size).
+            captions: for each image unit features (captions, dim).
+            threat, random: as for the attack.
+            towards: raise the cosine in the place of lowering it.
+        """
+        sign = 1.0 if towards else -1.0
+        guide = torch.stack([features.mean(dim=0) for features in captions])[:, None]
+
+        def loss(features: Tensor) -> Tensor:
+            return sign * (features * guide).sum(dim=(1, 2))
+
+        def score(features: Tensor) -> Tensor:
+            return sign * (features[:, :1] * guide).sum(dim=(1, 2))
+
+        start = _start(self.start, images, threat, random)
+        return _moved(self, self._at_scales(encoder, random), images, start, loss, threat, score)
 
     def _at_scales(self, encoder: Encoder, random: Random) -> Callable[[Tensor], Tensor]:
         """Images -> features (batch, 1 + scales, dim), the image's own scale first."""
@@ -250,7 +272,15 @@ def build_pair_attack(name: str, **settings: Any) -> PairAttack:
     return PAIR_ATTACKS.build(name, **settings, swap=swap)
 
 
-def recorded_settings(attack: PairAttack) -> dict[str, Any]:
+class Swapping(Protocol):
+    """A frozen dataclass that swaps words."""
+
+    @property
+    def swap(self) -> WordSwap:
+        """How."""
+
+
+def recorded_settings(attack: Swapping) -> dict[str, Any]:
     """All settings, defaults included, with the name of the words' source and what identifies its content."""
     source = attack.swap.source
     settings = settings_of(attack)

@@ -258,7 +258,7 @@ class WordSwap:
             text: that its text tower takes whole.
             objective: what is raised; it is asked once for each word and once for all of a word's candidates.
         """
-        options = self._options(text)
+        options = self.options(text)
         highest = float(_scores(encoder, [text], objective)[0])
         taken: dict[Place, str] = {}
         for place in self._by_importance(encoder, text, list(options)):
@@ -281,7 +281,7 @@ class WordSwap:
         )
         return Swapped(rewritten(text, taken), tuple(sorted(changes, key=lambda change: change.start)))
 
-    def _options(self, text: str) -> dict[Place, list[str]]:
+    def options(self, text: str) -> dict[Place, list[str]]:
         """The candidates that the setting allows, for each place that has any."""
         places = self.source.places(text)
         proposed = self.source.candidates(text, places, self.count)

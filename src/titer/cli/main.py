@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import typer
 
 from titer import __version__
-from titer.cli import attack, certify, challenge, check, compare, demo, export, fit, listing, predict, report
+from titer.cli import attack, certify, challenge, check, compare, craft, demo, export, fit, listing, predict, report
 from titer.cli import run as run_verb
 from titer.cli.output import note
 from titer.errors import InputError, TiterError
@@ -24,7 +24,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for module in (demo, listing, check, fit, attack, certify, challenge, predict, run_verb, report, compare, export):
+for module in (
+    demo,
+    listing,
+    check,
+    fit,
+    attack,
+    certify,
+    challenge,
+    predict,
+    craft,
+    run_verb,
+    report,
+    compare,
+    export,
+):
     module.register(app)
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from titer.data import phantoms
+from titer.data.captions import captioned
 from titer.data.classes import Wording, class_texts, reworded
 from titer.data.corruptions import corrupted
 from titer.data.derived import pooled, some_classes
@@ -28,7 +29,7 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None, w
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
 
     Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``,
-    ``corrupted:NAME/SEVERITY@DATA``.
+    ``corrupted:NAME/SEVERITY@DATA``, ``captioned:DATA``.
 
     No picture is opened; each is read when its turn comes.
 
@@ -99,7 +100,15 @@ def _pooled(rest: str) -> Data:
     return pooled([_found(part) for part in rest.split(",")])
 
 
-_MADE = {"classes": _some, "corrupted": _corrupted, "pooled": _pooled}
+def _captioned(rest: str) -> Data:
+    if rest in EMBEDDED:  # they have captions of their own, which cost drawing
+        made = _phantoms()
+        examples = tuple(dataclasses.replace(each, caption=_drawn(each).caption) for each in made.examples)
+        return dataclasses.replace(made, name=f"captioned:{rest}", examples=examples)
+    return captioned(_found(rest))
+
+
+_MADE = {"captioned": _captioned, "classes": _some, "corrupted": _corrupted, "pooled": _pooled}
 """Data sets made of others, by what stands before the colon; a path of that name wins."""
 
 
@@ -178,9 +187,13 @@ def _phantoms() -> Data:
     return Data("titer:phantoms", ALL, None, classes, examples, (), _draw, _name)
 
 
-def _draw(example: Example) -> Picture:
+def _drawn(example: Example) -> phantoms.Phantom:
     split, index = example.id.split("/")
-    pixels = phantoms.phantom(split, int(index)).pixels
+    return phantoms.phantom(split, int(index))
+
+
+def _draw(example: Example) -> Picture:
+    pixels = _drawn(example).pixels
     return Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
 
 

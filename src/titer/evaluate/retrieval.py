@@ -57,6 +57,17 @@ class Captioned:
     captions: tuple[tuple[str, str], ...]
 
 
+def images_of(examples: Sequence[Example]) -> list[Captioned]:
+    """The images in order of their first row: rows of one path are one image with several captions."""
+    rows: dict[str, list[Example]] = {}
+    for example in examples:
+        rows.setdefault(example.path, []).append(example)
+    return [
+        Captioned(own[0], tuple((row.id, row.caption) for row in own if row.caption is not None))
+        for own in rows.values()
+    ]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RetrievalPlan(Subject):
     """A run before its first step: everything that decides its records.
@@ -77,14 +88,8 @@ class RetrievalPlan(Subject):
         return 8 if self.encoder.device.type == "cpu" else 32
 
     def captioned(self) -> list[Captioned]:
-        """The images in order of their first row, those without any caption included: rows of one path are one image."""
-        rows: dict[str, list[Example]] = {}
-        for example in self.data.examples:
-            rows.setdefault(example.path, []).append(example)
-        return [
-            Captioned(own[0], tuple((row.id, row.caption) for row in own if row.caption is not None))
-            for own in rows.values()
-        ]
+        """The images in order of their first row, those without any caption included."""
+        return images_of(self.data.examples)
 
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included."""

@@ -99,6 +99,37 @@ def read_run(path: Path | str) -> Run:
     )
 
 
+class Lines:
+    """A file of records, one JSON object a line, that one process appends to; it goes on behind the last whole line.
+
+    Args:
+        path: the file; made if missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        whole = _whole_lines(path)
+        if path.exists():
+            os.truncate(path, sum(len(line.encode()) + 1 for line in whole))
+        self.found: list[Record] = [json.loads(line) for line in whole]
+        # unbuffered: a line is on its way to the disk when append returns, and close has nothing left to fail on
+        self._stream = path.open("ab", buffering=0)
+
+    def append(self, record: Record) -> None:
+        """Add one line and put it on the disk."""
+        try:
+            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+            while line:
+                line = line[self._stream.write(line) :]
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror}; {_UNFINISHED}") from error
+
+    def close(self) -> None:
+        """Nothing is left to be written."""
+        self._stream.close()
+
+
 class RunWriter:
     """Writes one run directory, alone, and goes on where an earlier process stopped.
 
@@ -106,15 +137,18 @@ class RunWriter:
         path: the directory; made if missing.
         identity: all that changes a number. A directory that belongs to another identity is refused.
         info: the rest of ``run.json``.
+        lines: name of the file of records.
 
     Raises:
         InputError: if another process writes there, the directory is no run, or it belongs to other settings.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, identity: Mapping[str, Any], info: Mapping[str, Any], lines: str = "samples.jsonl"
+    ) -> None:
         self.path = path
         self.info: dict[str, Any] = {**info, "identity": json.loads(json.dumps(identity))}
-        self._lines = path / "samples.jsonl"
+        self._name = lines
 
     def __enter__(self) -> RunWriter:
         _refuse_foreign(self.path)
@@ -139,7 +173,7 @@ class RunWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.close()
+        self._lines.close()
         self._lock.release()
 
     def _resume(self) -> None:
@@ -153,22 +187,12 @@ class RunWriter:
                 self.info["checks"] = earlier["checks"]
         else:
             self.save()  # from here on the directory can be told to be this run
-        whole = _whole_lines(self._lines)
-        if self._lines.exists():
-            os.truncate(self._lines, sum(len(line.encode()) + 1 for line in whole))
-        self.done = {key_of(record): record for record in map(json.loads, whole) if "error" not in record}
-        # unbuffered: a line is on its way to the disk when append returns, and close has nothing left to fail on
-        self._stream = self._lines.open("ab", buffering=0)
+        self._lines = Lines(self.path / self._name)
+        self.done = {key_of(record): record for record in self._lines.found if "error" not in record}
 
     def append(self, record: Record) -> None:
         """Add one line and put it on the disk."""
-        try:
-            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-            while line:
-                line = line[self._stream.write(line) :]
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            raise RunError(f"cannot write to {self._lines}: {error.strerror}; {_UNFINISHED}") from error
+        self._lines.append(record)
         if "error" not in record:
             self.done[key_of(record)] = record
 

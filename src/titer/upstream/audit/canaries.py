@@ -19,7 +19,7 @@ from titer.attacks.attack import Random
 from titer.attacks.pairs import Halves, Sga
 from titer.attacks.threat import Threat
 from titer.attacks.words import WordSwap
-from titer.audit.pairs import same_words
+from titer.upstream.audit.pairs import same_words
 from titer.data.example import Example
 from titer.models.encoder import Encoder
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from titer.audit.pairs import Floats, Places
+from titer.upstream.audit.pairs import Floats, Places
 
 _ROWS = 512  # whose distances to all are held at a time
 _FLOOR = 1e-6

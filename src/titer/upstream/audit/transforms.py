@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from titer.attacks.attack import Random
-from titer.audit.pairs import Floats
+from titer.upstream.audit.pairs import Floats
 from titer.models.encoder import Encoder
 
 Transform = Callable[[Tensor, Random], Tensor]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from titer.audit.pairs import Features, Floats, Pairs
+from titer.upstream.audit.pairs import Features, Floats, Pairs
 
 NAMES = ("mass", "cyst", "node")
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titer.audit import density
-from titer.audit.density import Neighbours, dao, k_distance, lid, moved, neighbours, slof
-from titer.audit.pairs import Floats
+from titer.upstream.audit import density
+from titer.upstream.audit.density import Neighbours, dao, k_distance, lid, moved, neighbours, slof
+from titer.upstream.audit.pairs import Floats
 
 K = 4
 

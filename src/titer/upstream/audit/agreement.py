@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from titer.audit.pairs import Features, Floats, Places, same_words
+from titer.upstream.audit.pairs import Features, Floats, Places, same_words
 
 _TINY = 1e-12
 

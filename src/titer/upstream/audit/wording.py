@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import CountVectorizer
 
-from titer.audit.pairs import Floats
+from titer.upstream.audit.pairs import Floats
 
 _BEGINNING = ""
 _ROWS = 512  # compared with all at a time

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import titer
 from titer.attacks import Random
-from titer.audit.canaries import FAMILIES, Canary, attacked, fewest_together, plantings, wrong_caption
+from titer.upstream.audit.canaries import FAMILIES, Canary, attacked, fewest_together, plantings, wrong_caption
 from titer.data.example import Example
 from titer.models import Encoder
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from titer.audit import wording
-from titer.audit.wording import crowds, far_apart, links, surprisal, words
+from titer.upstream.audit import wording
+from titer.upstream.audit.wording import crowds, far_apart, links, surprisal, words
 
 
 def left_out(captions: list[str], row: int, smoothing: float) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from audit.making import pairs, unit
-from titer.audit.pairs import Features, Pairs
-from titer.audit.signals import SIGNALS, Rule, combined, percentiles, planted, population, signals
+from upstream.audit.making import pairs, unit
+from titer.upstream.audit.pairs import Features, Pairs
+from titer.upstream.audit.signals import SIGNALS, Rule, combined, percentiles, planted, population, signals
 from titer.errors import InputError
 
 RULE = Rule(k=5, captions=20)
@@ -39,7 +39,7 @@ def test_planting_gives_what_beginning_again_gives(encoders: int) -> None:
 
 
 def _crowds(whole: Pairs, far: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    from titer.audit.wording import crowds
+    from titer.upstream.audit.wording import crowds
 
     return crowds(whole.captions, whole.features[0].images, RULE.alike, far)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from titer.audit.agreement import disagreement, own_rank, pair
-from titer.audit.density import Neighbours, dao, k_distance, moved, neighbours, slof
-from titer.audit.pairs import Floats, Pairs, Places
-from titer.audit.transforms import transform
-from titer.audit.wording import crowds, far_apart, links, surprisal
+from titer.upstream.audit.agreement import disagreement, own_rank, pair
+from titer.upstream.audit.density import Neighbours, dao, k_distance, moved, neighbours, slof
+from titer.upstream.audit.pairs import Floats, Pairs, Places
+from titer.upstream.audit.transforms import transform
+from titer.upstream.audit.wording import crowds, far_apart, links, surprisal
 from titer.errors import InputError
 
 SIGNALS: Mapping[str, str] = {

@@ -11,7 +11,7 @@ from PIL import Image
 
 from images import brightness_encoder
 from titer.attacks import Random
-from titer.audit.transforms import TRANSFORMS, shifts, transform
+from titer.upstream.audit.transforms import TRANSFORMS, shifts, transform
 
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
