@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from titer.data import load_data
-from titer.data.example import Data, Example
+from titer.data.example import Data, Example, Picture
 from titer.data.fingerprint import digest
 from titer.defenses.adapter import load_classifier
 from titer.errors import InputError, unknown
@@ -91,12 +91,16 @@ class Subject:
             PictureError: if it cannot be read.
         """
         picture = self.data.read(example)
+        return self.encoder.preprocess(picture.pixels), self.fields(example, picture)
+
+    def fields(self, example: Example, picture: Picture) -> Record:
+        """What every record of an image starts with."""
         fields: Record = {"sample_id": example.id, "path": example.path, "label": example.label}
         if example.group is not None:
             fields["group"] = example.group
         if self.by:
             fields["attributes"] = {column: example.attributes.get(column) for column in self.by}
-        return self.encoder.preprocess(picture.pixels), {**fields, "sha256": picture.sha256}
+        return {**fields, "sha256": picture.sha256}
 
 
 def load_subject(

@@ -87,7 +87,7 @@ def read_run(path: Path | str) -> Run:
     info = _read_info(path)
     if info is None:
         raise InputError(f"{path} is no run: it holds no run.json; expected a directory written by titer")
-    lines = [json.loads(line) for line in _whole_lines(path / "samples.jsonl")]
+    lines = read_lines(path / "samples.jsonl")
     last = {key_of(line): line for line in lines}
     finished = {line["sample_id"] for line in lines if "error" not in line}
     ordered = sorted(last.values(), key=key_of)
@@ -97,6 +97,11 @@ def read_run(path: Path | str) -> Run:
         records=tuple(line for line in ordered if "error" not in line),
         failures=tuple(line for line in ordered if "error" in line and line["sample_id"] not in finished),
     )
+
+
+def read_lines(path: Path) -> list[Record]:
+    """The records of a file, but for an unfinished last line; none where there is no file."""
+    return [json.loads(line) for line in _whole_lines(path)]
 
 
 class Lines:

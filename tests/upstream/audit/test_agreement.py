@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from upstream.audit.making import pairs, unit
 from titer.upstream.audit.agreement import disagreement, own_rank, pair
 from titer.upstream.audit.pairs import Features, Floats
+from upstream.audit.making import pairs, unit
 
 NOTHING = np.zeros((4, 1))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from upstream.audit.making import pairs, unit
+from titer.errors import InputError
 from titer.upstream.audit.pairs import Features, Pairs
 from titer.upstream.audit.signals import SIGNALS, Rule, combined, percentiles, planted, population, signals
-from titer.errors import InputError
+from upstream.audit.making import pairs, unit
 
 RULE = Rule(k=5, captions=20)
 

@@ -10,20 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from torch import Tensor
 
-from titer.attacks.attack import Random
-from titer.attacks.pairs import Halves, Sga
-from titer.attacks.threat import Threat
-from titer.attacks.words import WordSwap
-from titer.upstream.audit.pairs import same_words
+from titer.attacks.pairs import PAIR_ATTACKS, Halves
 from titer.data.example import Example
-from titer.models.encoder import Encoder
+from titer.upstream.audit.pairs import same_words
+from titer.upstream.noises import Noise, build_noise
 
-Kind = Literal["attack", "caption", "nothing"]
+CONTROL = "untouched"
+"""The family whose power is the share of false alarms, if the audit is right."""
 
 _SHARE = 0.005
 _PLANTINGS = 40  # at least, so that an interval clustered by planting is not wide for want of plantings
@@ -36,24 +32,35 @@ class Family:
 
     Args:
         says: what is done to it.
-        kind: an ``attack``, another ``caption``, or ``nothing``.
+        name: of the noise, as ``craft`` takes it; None where nothing is done.
         halves: of an attack: what is attacked.
-        epsilon: of an attack: linf budget of the image.
+        epsilon: linf budget of the image; the encoder sees the image again where it may change.
     """
 
     says: str
-    kind: Kind = "attack"
+    name: str | None
     halves: Halves = "both"
-    epsilon: float = 8 / 255
+    epsilon: float | None = None
+
+    def noise(self, steps: int) -> Noise | None:
+        """The noise.
+
+        Args:
+            steps: gradient steps, of an attack.
+        """
+        if self.name is None:
+            return None
+        settings = {"steps": steps, "halves": self.halves} if self.name in PAIR_ATTACKS else {}
+        return build_noise(self.name, **settings)
 
 
 FAMILIES: Mapping[str, Family] = {
-    "sga-2/255": Family("image and caption attacked together, linf 2/255", epsilon=2 / 255),
-    "sga-8/255": Family("image and caption attacked together, linf 8/255"),
-    "image-8/255": Family("image attacked alone, linf 8/255", halves="image"),
-    "text": Family("one word of the caption swapped", halves="text"),
-    "wrong-caption": Family("the caption of another class, or where there are no classes another one", kind="caption"),
-    "untouched": Family("nothing done to it, as a check of the audit itself", kind="nothing"),
+    "sga-2/255": Family("image and caption attacked together, linf 2/255", "sga", epsilon=2 / 255),
+    "sga-8/255": Family("image and caption attacked together, linf 8/255", "sga", epsilon=8 / 255),
+    "image-8/255": Family("image attacked alone, linf 8/255", "sga", "image", 8 / 255),
+    "text": Family("one word of the caption swapped against the encoder", "sga", "text"),
+    "wrong-caption": Family("the caption of another class, or of another pair where there are none", "wrong-caption"),
+    CONTROL: Family("nothing done to it: a check of the audit itself", None),
 }
 
 
@@ -122,25 +129,6 @@ def wrong_caption(examples: Sequence[Example], canary: Canary, seed: int) -> str
     places = np.flatnonzero(elsewhere if own.label is not None and elsewhere.any() else other)
     chosen = _random(seed, f"{canary.family}\x00{canary.again}\x00{own.id}").choice(places)
     return str(examples[chosen].caption)
-
-
-def attacked(
-    family: Family, steps: int, encoder: Encoder, images: Tensor, captions: Sequence[str], random: Random
-) -> tuple[Tensor, list[str]]:
-    """Images and captions after the family's attack, images rounded to 8 bits as a stored picture is.
-
-    Args:
-        family: of the kind ``attack``.
-        steps: gradient steps.
-        encoder: that is attacked.
-        images: (batch, 3, size, size) in [0, 1].
-        captions: that its text tower takes whole.
-        random: a stream for each image.
-    """
-    method = Sga(steps=steps, swap=WordSwap(meaning="any"), halves=family.halves)
-    found = method(encoder, images, [[caption] for caption in captions], Threat("linf", family.epsilon), random)
-    texts = [swapped[0].text for swapped in found.texts]
-    return (images if family.halves == "text" else (found.images * 255).round() / 255), texts
 
 
 def _random(seed: int, purpose: str) -> np.random.Generator:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
+from titer.errors import InputError
 from titer.upstream.audit.agreement import disagreement, own_rank, pair
 from titer.upstream.audit.density import Neighbours, dao, k_distance, moved, neighbours, slof
 from titer.upstream.audit.pairs import Floats, Pairs, Places
 from titer.upstream.audit.transforms import transform
 from titer.upstream.audit.wording import crowds, far_apart, links, surprisal
-from titer.errors import InputError
 
 SIGNALS: Mapping[str, str] = {
     "pair": "image and own caption are far apart under the encoder",
@@ -31,24 +31,28 @@ SIGNALS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """How pairs are ranked.
+    """How pairs are ranked, and by which canaries the ranking is judged.
 
     Args:
         k: neighbours that a pair's density is judged by.
         captions: most other captions that a pair's own is compared with.
         alike: least share of words in common (Jaccard) of captions that are nearly the same.
         smoothing: of the bigram model.
+        canaries: of each family, at least.
+        steps: gradient steps of the canaries' attacks.
     """
 
     k: int = 16
     captions: int = 1000
     alike: float = 0.8
     smoothing: float = 1.0
+    canaries: int = 100
+    steps: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("k", "captions"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name, least in (("k", 1), ("captions", 1), ("canaries", 0), ("steps", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         if not 0 < self.alike <= 1:
             raise InputError(f"alike: expected a share above 0, at most 1, got {self.alike:g}")
         if not self.smoothing > 0:

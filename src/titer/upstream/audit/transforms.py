@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from titer.attacks.attack import Random
-from titer.upstream.audit.pairs import Floats
 from titer.models.encoder import Encoder
+from titer.upstream.audit.pairs import Floats
 
 Transform = Callable[[Tensor, Random], Tensor]
 
