@@ -10,7 +10,21 @@ from collections.abc import Sequence
 import typer
 
 from titer import __version__
-from titer.cli import attack, certify, challenge, check, compare, craft, demo, export, fit, listing, predict, report
+from titer.cli import (
+    attack,
+    audit,
+    certify,
+    challenge,
+    check,
+    compare,
+    craft,
+    demo,
+    export,
+    fit,
+    listing,
+    predict,
+    report,
+)
 from titer.cli import run as run_verb
 from titer.cli.output import note
 from titer.errors import InputError, TiterError
@@ -34,6 +48,7 @@ for module in (
     challenge,
     predict,
     craft,
+    audit,
     run_verb,
     report,
     compare,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from titer.errors import InputError
-from titer.results.store import Record, Run, read_lines
+from titer.results.store import Record, Run, read_lines, read_run
 from titer.statistics.base_rates import RATES, precisions
 from titer.statistics.intervals import Interval, clustered
 from titer.statistics.ranking import area_interval
@@ -28,6 +28,7 @@ NOTHING_DELETED = "Nothing was deleted: this is a queue for people to look at."
 
 _RAISED = 0.9
 _SHOWN = 3
+_CHANCE = 0.4  # of other captions that fit an image at least as well as its own, at the median
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,12 @@ class RemovalRow:
     heavy: bool = False
 
 
+def is_audit(path: Path) -> bool:
+    """Whether a directory is a run of audit."""
+    file = path / "run.json"
+    return file.is_file() and read_run(path).info.get("verb") == "audit"
+
+
 def queue(run: Run) -> list[Record]:
     """Real pairs, the most suspicious first.
 
@@ -117,6 +124,19 @@ def raised(record: Record) -> dict[str, float]:
     """The signals that raised a pair: those on which it is above nine of ten others, at most three, the highest first."""
     high = [(name, value) for name, value in record["percentiles"].items() if value >= _RAISED]
     return dict(sorted(high, key=lambda part: -part[1])[:_SHOWN])
+
+
+def warnings(run: Run) -> list[str]:
+    """What a reader must know of the models before believing signals of theirs."""
+    found = []
+    for which, name in (("model", "own-rank"), ("second", "own-rank/2")):
+        ranks = [record["signals"][name] for record in run.records if name in record["signals"]]
+        if ranks and np.median(ranks) > _CHANCE:
+            found.append(
+                f"{run.info[which]['name']} is near chance on these pairs: for the median image {100 * np.median(ranks):.0f} % of "
+                "other captions fit at least as well as its own (chance: 50 %). It can hardly tell a wrong caption"
+            )
+    return found
 
 
 def canaries(run: Run) -> dict[str, list[Record]]:
@@ -152,6 +172,13 @@ def power_of(family: str, found: Sequence[Record], false_alarms: float) -> Power
         return PowerRow(family, count, groups, false_alarms, None, why)
     hits = [record["ahead"] <= most for record, most in zip(found, allowed, strict=True)]
     return PowerRow(family, count, groups, false_alarms, clustered(np.array(hits, float), tied))
+
+
+def threshold_score(run: Run, false_alarms: float) -> float | None:
+    """The score that a flagged real pair is above; None where the share is less than one pair."""
+    ordered = queue(run)
+    allowed = math.floor(false_alarms * len(ordered) + 1e-9)
+    return float(ordered[allowed]["score"]) if 0 < allowed < len(ordered) else None
 
 
 def areas(run: Run) -> list[AreaRow]:
@@ -192,25 +219,39 @@ def base_rates(run: Run) -> list[BaseRateRow]:
     ]
 
 
-def dropped(run: Run, above: float | None = None, share: float | None = None) -> list[Record]:
-    """The pairs that a filter takes: those that score above a number, or a share of all from the top of the queue.
+@dataclass(frozen=True)
+class Filter:
+    """Which pairs to leave out: those that score above a number, or a share of all from the top of the queue.
+
+    Args:
+        above: score, from 0 to 1.
+        share: of the pairs, from 0 to 1.
 
     Raises:
-        InputError: unless one of the two is given, from 0 to 1.
+        InputError: unless one of the two is given.
     """
-    ordered = queue(run)
-    if above is not None and share is None:
-        _check_share("--drop-above", above)
-        return [record for record in ordered if record["score"] > above]
-    if share is not None and above is None:
-        _check_share("--drop", share)
-        return ordered[: round(share * len(ordered))]
-    raise InputError("expected one of --drop-above SCORE and --drop SHARE")
 
+    above: float | None = None
+    share: float | None = None
 
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name}: expected a number from 0 to 1, got {value:g}")
+    def __post_init__(self) -> None:
+        if (self.above is None) == (self.share is None):
+            raise InputError("expected one of --drop-above SCORE and --drop SHARE")
+        for name, value in (("--drop-above", self.above), ("--drop", self.share)):
+            if value is not None and not 0 <= value <= 1:
+                raise InputError(f"{name}: expected a number from 0 to 1, got {value:g}")
+
+    def taken(self, run: Run) -> list[Record]:
+        """The pairs of a run that are left out, the most suspicious first."""
+        ordered = queue(run)
+        if self.share is not None:
+            return ordered[: round(self.share * len(ordered))]
+        return [record for record in ordered if self.above is not None and record["score"] > self.above]
+
+    @property
+    def says(self) -> str:
+        """In words."""
+        return f"score above {self.above:g}" if self.share is None else f"the top {100 * self.share:g} % of the queue"
 
 
 def removals(run: Run, taken: Sequence[Record]) -> list[RemovalRow]:
@@ -244,6 +285,99 @@ def _removal(column: str, value: str, records: Sequence[Record], gone: set[str],
 def _tie(record: Record) -> Hashable:
     """What ties pairs together: their group, else their picture."""
     return ("group", record["group"]) if "group" in record else ("path", record["path"])
+
+
+def percent(interval: Interval) -> str:
+    """A share as text, ``48 % (41 to 55)``, with a digit more near 0 and near 100."""
+    if interval.estimate != interval.estimate:
+        return "nothing flagged"
+    low, high = _percent(interval.low), _percent(interval.high)
+    return f"{_percent(interval.estimate)} % ({low} to {high})"
+
+
+def _percent(value: float) -> str:
+    near = min(value, 1 - value)
+    return (
+        f"{100 * value:.0f}"
+        if near >= 0.0095 or near == 0
+        else f"{100 * value:.2g}"
+        if value < 0.5
+        else f"{100 * value:.1f}"
+    )
+
+
+def threshold(false_alarms: float) -> str:
+    """A threshold in words."""
+    return f"{100 * false_alarms:g} % flagged" if false_alarms else "above every real pair"
+
+
+def power_table(run: Run) -> list[dict[str, str]]:
+    """A row for each family: canaries, power at each threshold, AUROC of the score."""
+    scores = {row.family: row.area for row in areas(run) if row.by == "score"}
+    found: dict[str, dict[str, str]] = {}
+    for row in power(run):
+        own = found.setdefault(row.family, {"canaries of": row.family, "canaries": str(row.canaries)})
+        own[threshold(row.false_alarms)] = "unknown" if row.power is None else percent(row.power)
+    for family, own in found.items():
+        area = scores.get(family)
+        own["AUROC"] = "-" if area is None else f"{area.estimate:.3f} ({area.low:.3f} to {area.high:.3f})"
+    return list(found.values())
+
+
+def reasons(run: Run) -> list[str]:
+    """Why power is unknown, where it is: each reason once, with what it is of."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in power(run):
+        if row.power is None:
+            found.setdefault((row.unknown, threshold(row.false_alarms)), []).append(row.family)
+    every = len(run.info["families"])
+
+    def said(why: str, at: str, of: Sequence[str]) -> str:
+        whose = "" if len(of) == every else f" for {', '.join(of)}"
+        return f"Power at {at} is unknown{whose}: {why}."
+
+    return [said(why, at, of) for (why, at), of in found.items()]
+
+
+def base_rate_table(run: Run) -> list[dict[str, str]]:
+    """A row for each family and threshold: precision for each share of bad pairs."""
+    return [
+        {
+            "if the bad pairs are": row.family,
+            "threshold": threshold(row.false_alarms),
+            **{f"{100 * rate:g} % bad": percent(value) for rate, value in zip(RATES, row.precision, strict=True)},
+        }
+        for row in base_rates(run)
+    ]
+
+
+def removal_table(rows: Sequence[RemovalRow]) -> list[dict[str, str]]:
+    """What a filter takes, as text."""
+    return [
+        {
+            "column": row.column,
+            "value": row.value,
+            "pairs": str(row.pairs),
+            "removed": str(row.removed),
+            "share": percent(row.share),
+            "note": "loses more than the others" if row.heavy else "",
+        }
+        for row in rows
+    ]
+
+
+def queue_table(run: Run, most: int) -> list[dict[str, str]]:
+    """The top of the queue, as text."""
+    return [
+        {
+            "rank": str(record["rank"]),
+            "score": f"{record['score']:.3f}",
+            "sample": record["sample_id"],
+            "raised by": ", ".join(f"{name} {100 * value:.0f}" for name, value in raised(record).items()) or "-",
+            "caption": record["caption"],
+        }
+        for record in queue(run)[:most]
+    ]
 
 
 def write_queue(run: Run) -> Path:

@@ -12,13 +12,12 @@ import math
 import shlex
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,12 +34,12 @@ from titer.features.stream import threads
 from titer.models.encoder import Encoder
 from titer.progress import progress
 from titer.results.audited import CANARIES, write_queue
-from titer.results.retrieval import packed, unpacked
+from titer.results.retrieval import packed
 from titer.results.store import Lines, Record, Run, RunWriter, key_of, read_run, thumbnail_name
 from titer.upstream.audit.canaries import CONTROL, FAMILIES, Canary, Family, fewest_together, plantings, wrong_caption
-from titer.upstream.audit.pairs import Features, Floats, Pairs
 from titer.upstream.audit.plan import FEWEST_PAIRS, AuditPlan, plan_audit
-from titer.upstream.audit.signals import Population, combined, percentiles, planted, population, signals
+from titer.upstream.audit.ranking import order_of, pairs_of, planted_together, ranked, ranked_canaries
+from titer.upstream.audit.signals import Population, population
 from titer.upstream.audit.transforms import shifts
 from titer.upstream.craft import noised_caption, stored, three_channels
 from titer.upstream.noises import Noise
@@ -48,7 +47,6 @@ from titer.upstream.noises import Noise
 FEATURES, PLANTED = "features.jsonl", "planted.jsonl"
 _PICTURES = 50  # of the top of the queue, that the page shows
 _PATIENCE = 3  # times as many pairs are tried as canaries are wanted, where some cannot be changed
-_CHANCE = 0.4  # median share of other captions that fit at least as well, from which on the model knows too little
 
 
 def audit(
@@ -255,7 +253,7 @@ class _Session:
                     self.crew.spread(workers, [partial(noise, part) for part in wave])
         finally:
             lines.close()
-        return {canary: made[canary] for canary in sorted(made, key=lambda one: (*_key(one), one.row))}
+        return {canary: made[canary] for canary in sorted(made, key=order_of)}
 
     def _wave(
         self,
@@ -336,66 +334,45 @@ class _Session:
     def _rank(
         self, rows: Sequence[Example], known: Mapping[str, Record], made: Mapping[Canary, Record], images: bool
     ) -> None:
-        groups = _planted_together(made)
+        groups, rule, seed = planted_together(made), self.plan.rule, self.plan.seed
         spare = max((len(group) for group in groups), default=0)
-        real = population(_pairs([known[example.id] for example in rows]), self.plan.rule, spare)
-        found = signals(real, self.plan.rule, self.plan.seed)
-        score = combined(found)
-        self._write_canaries(real, groups, made)
-        self.writer.save(warnings=list(self._warnings(found)))
-        order = sorted(range(len(rows)), key=lambda row: (-score[row], rows[row].id))
-        shares = {name: percentiles(values) for name, values in found.items()}
-        for rank, row in enumerate(order, start=1):
-            record = {
-                **{name: value for name, value in known[rows[row].id].items() if name not in ("features", "surprisal")},
-                "rank": rank,
-                "score": round(float(score[row]), 6),
-                "signals": {name: float(f"{values[row]:.8g}") for name, values in found.items()},
-                "percentiles": {name: round(float(values[row]), 6) for name, values in shares.items()},
-            }
-            if rank <= _PICTURES and images:
+        real = population(pairs_of([known[example.id] for example in rows]), rule, spare)
+        with progress("ranking", max(1, len(groups))) as advance:
+            self._write_canaries(self._ranked(real, groups, made, advance))
+        told = [
+            {name: value for name, value in known[example.id].items() if name not in ("features", "surprisal")}
+            for example in rows
+        ]
+        for row, record in ranked(real, told, rule, seed):
+            if record["rank"] <= _PICTURES and images:
                 self._keep(rows[row])
             if self.writer.done.get(key_of(record)) != record:
                 self.writer.append(record)
 
-    def _write_canaries(
-        self, real: Population, groups: Sequence[Sequence[Canary]], made: Mapping[Canary, Record]
-    ) -> None:
-        """How each canary is ranked among the real pairs that it was planted with."""
+    def _ranked(
+        self,
+        real: Population,
+        groups: Sequence[Sequence[Canary]],
+        made: Mapping[Canary, Record],
+        advance: Callable[[], None],
+    ) -> Iterator[Record]:
+        for group in groups:
+            places = [canary.row for canary in group]
+            yield from ranked_canaries(real, places, [made[canary] for canary in group], self.plan.rule, self.plan.seed)
+            advance()
+
+    def _write_canaries(self, records: Iterable[Record]) -> None:
+        """All of them at once, so that a file that is there is whole."""
         target = self.writer.path / CANARIES
         partial_file = target.with_name(target.name + ".partial")
-        with partial_file.open("w", encoding="utf-8") as file, progress("ranking", max(1, len(groups))) as advance:
-            for group in groups:
-                for record in self._ranked(real, group, [made[canary] for canary in group]):
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
-                advance()
-        partial_file.replace(target)
-
-    def _ranked(self, real: Population, group: Sequence[Canary], records: Sequence[Record]) -> Iterator[Record]:
-        rule, places = self.plan.rule, np.array([canary.row for canary in group])
-        found = signals(planted(real, places, _pairs(records), rule), rule, self.plan.seed)
-        others = np.ones(len(real.pairs), np.bool_)
-        others[places] = False
-        score = combined(found)
-        for place, record in zip(places.tolist(), records, strict=True):
-            yield {
-                **{name: value for name, value in record.items() if name not in ("features", "surprisal", "changed")},
-                "score": round(float(score[place]), 6),
-                "real": int(others.sum()),
-                "ahead": int(np.count_nonzero(score[others] >= score[place])),
-                "percentile": _above(score[place], score[others]),
-                "signals": {name: float(f"{values[place]:.8g}") for name, values in found.items()},
-                "percentiles": {name: _above(values[place], values[others]) for name, values in found.items()},
-            }
-
-    def _warnings(self, found: Mapping[str, Floats]) -> Iterator[str]:
-        for encoder, name in zip(self.plan.encoders, ("own-rank", "own-rank/2"), strict=False):
-            median = float(np.median(found[name]))
-            if median > _CHANCE:
-                yield (
-                    f"{encoder.name} is near chance on these pairs (for the median image {100 * median:.0f} % of other captions "
-                    "fit at least as well as its own; chance is 50 %): its signals say little of captions that are wrong"
-                )
+        try:
+            with partial_file.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            partial_file.replace(target)
+        except OSError as error:
+            raise RunError(
+                f"cannot write {target}: {error.strerror}; type the same command again, it goes on"
+            ) from error
 
     def _keep(self, example: Example) -> None:
         directory = self.writer.path / "images"
@@ -408,42 +385,5 @@ def _resized(encoder: Encoder, image: Tensor) -> Tensor:
     return encoder.preprocess(image.permute(1, 2, 0).numpy())
 
 
-def _above(value: float, others: Floats) -> float:
-    """Share of the others that a value is above, ties counted half."""
-    ties = np.count_nonzero(others == value)
-    return round(float(np.count_nonzero(others < value) + ties / 2) / len(others), 6)
-
-
-def _key(canary: Canary) -> tuple[int, int, int]:
-    return list(FAMILIES).index(canary.family), canary.again, canary.planting
-
-
-def _planted_together(made: Mapping[Canary, Record]) -> list[list[Canary]]:
-    """The changed canaries of each planting."""
-    found: dict[tuple[int, int, int], list[Canary]] = {}
-    for canary, record in made.items():
-        if record["changed"]:
-            found.setdefault(_key(canary), []).append(canary)
-    return [found[key] for key in sorted(found)]
-
-
 def _name(canary: Canary, rows: Sequence[Example]) -> str:
     return f"{canary.family}|{canary.again}|{canary.planting}|{rows[canary.row].id}"
-
-
-def _pairs(records: Sequence[Record]) -> Pairs:
-    """Pairs from what lines hold of them."""
-
-    def stacked(place: int, name: str) -> Floats:
-        return np.stack([unpacked(record["features"][place][name]) for record in records])
-
-    features = tuple(
-        Features(
-            stacked(place, "image"),
-            stacked(place, "text"),
-            np.array([record["features"][place]["shifts"] for record in records], float),
-        )
-        for place in range(len(records[0]["features"]))
-    )
-    told = np.array([record["surprisal"] for record in records]) if "surprisal" in records[0] else None
-    return Pairs(tuple(record["caption"] for record in records), features, told)

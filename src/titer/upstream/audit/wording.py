@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -19,9 +20,10 @@ _ROWS = 512  # compared with all at a time
 _APART = 1e-6  # a picture's cosine with itself is not exactly 1
 
 
-def words(caption: str) -> list[str]:
+@lru_cache(maxsize=2**18)
+def words(caption: str) -> tuple[str, ...]:
     """Words and numbers in lower case."""
-    return re.findall(r"[^\W_]+", caption.lower())
+    return tuple(re.findall(r"[^\W_]+", caption.lower()))
 
 
 def surprisal(captions: Sequence[str], smoothing: float = 1.0) -> Floats:
