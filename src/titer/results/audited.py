@@ -133,8 +133,8 @@ def warnings(run: Run) -> list[str]:
         ranks = [record["signals"][name] for record in run.records if name in record["signals"]]
         if ranks and np.median(ranks) > _CHANCE:
             found.append(
-                f"{run.info[which]['name']} is near chance on these pairs: for the median image {100 * np.median(ranks):.0f} % of "
-                "other captions fit at least as well as its own (chance: 50 %). It can hardly tell a wrong caption"
+                f"{run.info[which]['name']} is near chance on these pairs: {100 * np.median(ranks):.0f} % of "
+                "other captions fit the median image at least as well as its own (chance: 50 %). It can hardly tell a wrong one"
             )
     return found
 
@@ -326,17 +326,20 @@ def power_table(run: Run) -> list[dict[str, str]]:
 
 def reasons(run: Run) -> list[str]:
     """Why power is unknown, where it is: each reason once, with what it is of."""
-    found: dict[tuple[str, str], list[str]] = {}
+    thresholds: dict[tuple[str, str], list[str]] = {}
     for row in power(run):
         if row.power is None:
-            found.setdefault((row.unknown, threshold(row.false_alarms)), []).append(row.family)
+            thresholds.setdefault((row.family, row.unknown), []).append(threshold(row.false_alarms))
+    families: dict[tuple[str, str], list[str]] = {}
+    for (family, why), at in thresholds.items():
+        families.setdefault((", ".join(at), why), []).append(family)
     every = len(run.info["families"])
 
-    def said(why: str, at: str, of: Sequence[str]) -> str:
+    def said(at: str, why: str, of: Sequence[str]) -> str:
         whose = "" if len(of) == every else f" for {', '.join(of)}"
-        return f"Power at {at} is unknown{whose}: {why}."
+        return f"Power ({at}) is unknown{whose}: {why}."
 
-    return [said(why, at, of) for (why, at), of in found.items()]
+    return [said(at, why, of) for (at, why), of in families.items()]
 
 
 def base_rate_table(run: Run) -> list[dict[str, str]]:
