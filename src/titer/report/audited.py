@@ -133,7 +133,7 @@ def _parts(run: Run, chosen: Filter | None) -> Iterator[Part]:
         " ".join(audited.reasons(run)),
         figures=(_drawing(run),),
         tables=(_power(run),),
-        folded=(_areas(run),),
+        folded=_areas(run),
     )
     rows = audited.base_rate_table(run)
     if rows:
@@ -187,16 +187,18 @@ def _power(run: Run) -> Table:
     )
 
 
-def _areas(run: Run) -> Table:
+def _areas(run: Run) -> tuple[Table, ...]:
+    """One table, if there are canaries."""
     found = audited.areas(run)
     families = list(dict.fromkeys(row.family for row in found))
     areas = {(row.by, row.family): Share(row.area, len(run.records), percent=False) for row in found}
-    return Table(
+    table = Table(
         title="Which signal tells which canaries apart",
         caption="Area under the ROC curve, canaries against real pairs: 0.5 is chance, below it the signal points the wrong way.",
         columns=("signal", *families),
         rows=tuple((by, *(areas[by, family] for family in families)) for by in dict.fromkeys(row.by for row in found)),
     )
+    return (table,) if found else ()
 
 
 def _text_table(title: str, caption: str, rows: list[dict[str, str]]) -> Table:

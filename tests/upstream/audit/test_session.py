@@ -115,7 +115,7 @@ def test_grey_pictures_are_noised_in_one_channel(tmp_path: Path) -> None:
 
 
 def test_pairs_without_a_word_to_swap_are_no_canaries(data: Path, tmp_path: Path) -> None:
-    found = audit(toy(), changed(data, tmp_path / "data", ["qq one", "qq two"]), out=tmp_path / "run", settings=FEW)
+    found = audit(toy(), changed(data, tmp_path / "data", ["qq aa", "qq bb"]), out=tmp_path / "run", settings=FEW)
     planted = audited.canaries(found)
     assert (len(planted["text"]), len(planted["sga-8/255"]), len(planted["wrong-caption"])) == (0, 8, 8)
     tried = [record for record in read_lines(found.path / "planted.jsonl") if record["family"] == "text"]

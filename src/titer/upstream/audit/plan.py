@@ -129,6 +129,7 @@ def plan_audit(
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     if not 1 <= len(models) <= 2:
         raise InputError(f"--model: expected one or two models, got {len(models)}")
+    _check_different([model.name if isinstance(model, Encoder) else model for model in models])
     given = dict(settings or {})
     language = _language(given.pop("surprisal", None))
     rule = _RULES.build("audit", **given)
@@ -141,8 +142,7 @@ def plan_audit(
     encoders = [
         model if isinstance(model, Encoder) else load_model(model, device=device, dtype=dtype) for model in models
     ]
-    if len({encoder.fingerprint for encoder in encoders}) < len(encoders):
-        raise InputError(f"--model: {encoders[0].name} is given twice; expected two different models")
+    _check_different([encoder.fingerprint for encoder in encoders])
     return AuditPlan(
         encoder=encoders[0],
         data=dataclasses.replace(everything, examples=pairs),
@@ -154,6 +154,11 @@ def plan_audit(
         language=language,
         without=len(everything.examples) - len(pairs),
     )
+
+
+def _check_different(models: Sequence[str]) -> None:
+    if len(set(models)) < len(models):
+        raise InputError(f"--model: {models[0]} is given twice; expected two different models")
 
 
 def _language(given: object) -> MaskedLanguageModel | None:
