@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attacks.test_words import bert  # noqa: F401
 from images import timeless
+from titer.attacks.words import MaskedLanguageModel
 from titer.errors import InputError
 from titer.results import audited
 from titer.results.store import Run, read_lines
@@ -107,6 +109,17 @@ def test_two_encoders_have_signals_each_and_disagree(data: Path, tmp_path: Path)
         audit([toy(), toy()], data, out=tmp_path / "same")
     with pytest.raises(InputError, match="one or two models, got 3"):
         audit([toy(), toy("other"), toy("third")], data, out=tmp_path / "three")
+
+
+def test_a_masked_language_model_judges_words(data: Path, tmp_path: Path, bert: Path) -> None:  # noqa: F811
+    few = {**FEW, "surprisal": {"path": str(bert)}}
+    found = audit(toy(), data, out=tmp_path / "run", settings=few)
+    source = MaskedLanguageModel(str(bert))
+    for record in found.records[:3]:
+        assert record["signals"]["surprisal"] == pytest.approx(max(source.surprisals(record["caption"])), abs=1e-5)
+    assert found.info["settings"]["surprisal"]["fingerprint"] == source.fingerprint()
+    with pytest.raises(InputError, match=r"settings.surprisal was"):
+        audit(toy(), data, out=tmp_path / "run", settings=FEW)
 
 
 def test_grey_pictures_are_noised_in_one_channel(tmp_path: Path) -> None:
