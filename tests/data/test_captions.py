@@ -43,7 +43,7 @@ def test_phantoms_have_captions_of_their_own() -> None:
 
     captions = {example.id: example.caption for example in load_data("captioned:titer:phantoms", "val").examples}
     assert captions["val/7"] == phantom("val", 7).caption
-    assert len(set(captions.values())) > 100
+    assert len(set(captions.values())) > 50
 
 
 def test_without_labels(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from data.making import picture, pictures
 from titer.data import ClassText, Data, Example, Picture, load_data
 from titer.data.derived import pooled, some_classes
 from titer.data.load import load_all
@@ -135,3 +136,30 @@ def test_wrong_names(name: str, said: str) -> None:
     with pytest.raises(InputError) as refused:
         load_data(name)
     assert said in str(refused.value)
+
+
+def test_a_part_to_train_on_is_nested_by_group_and_leaves_other_splits_whole(tmp_path: Path) -> None:
+    lines = ["file_name,label,split,group"]
+    for place in range(300):
+        picture(tmp_path / f"{place}.png", place % 255)
+        lines.append(f"{place}.png,{place % 2},{'test' if place < 60 else 'train'},patient {place // 3}")
+    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
+    some, more, whole = (
+        {each.id: each for each in load_data(name, "all").examples}
+        for name in (f"train:0.3@{tmp_path}", f"train:0.8@{tmp_path}", str(tmp_path))
+    )
+    assert some.keys() < more.keys()
+    trained = {key for key, each in whole.items() if each.split == "train"}
+    groups = {each.group for each in more.values() if each.split == "train"}
+    assert {each.id for each in whole.values() if each.split == "train" and each.group in groups} <= more.keys()
+    assert whole.keys() - trained <= some.keys()
+    assert 0.7 < len(more.keys() & trained) / len(trained) < 0.9
+
+
+@pytest.mark.parametrize("text", ["1.2", "0", "most"])
+def test_no_share(text: str, tmp_path: Path) -> None:
+    pictures(tmp_path, ["a/1.png", "b/2.png"])
+    with pytest.raises(InputError, match="expected a share above 0 and below 1"):
+        load_data(f"train:{text}@{tmp_path}")
+    with pytest.raises(InputError, match="expected train:SHARE@DATA"):
+        load_data(f"train:{tmp_path}")

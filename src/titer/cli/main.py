@@ -23,6 +23,7 @@ from titer.cli import (
     fit,
     listing,
     predict,
+    pretrain,
     report,
 )
 from titer.cli import run as run_verb
@@ -47,6 +48,7 @@ for module in (
     certify,
     challenge,
     predict,
+    pretrain,
     craft,
     audit,
     run_verb,

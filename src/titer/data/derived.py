@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -55,6 +56,36 @@ def _half(name: str, labels: Sequence[str], which: str) -> Sequence[str]:
         )
     base = (len(labels) + 1) // 2
     return labels[:base] if which == BASE else labels[base:]
+
+
+def part_of_train(data: Data, text: str) -> Data:
+    """The set with a part of its images to train on; the rest of them is left out, other splits stay whole.
+
+    Which part is a function of the group, or of the id where there is none, so that a smaller part is inside a larger one.
+
+    Args:
+        data: the whole.
+        text: a share above 0 and below 1.
+
+    Raises:
+        InputError: for another text.
+    """
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise InputError(
+            f"train {text!r}: expected a share above 0 and below 1, such as 0.8, or rest-0.8 for what it leaves"
+        )
+    examples = tuple(example for example in data.examples if example.split != "train" or _place(example) < share)
+    return replace(data, name=f"train:{text}@{data.name}", examples=examples)
+
+
+def _place(example: Example) -> float:
+    """Uniform in [0, 1), the same for all of a group."""
+    key = f"{example.id if example.group is None else example.group}"
+    return int.from_bytes(hashlib.sha256(f"train\x00{key}".encode()).digest()[:8], "big") / 2**64
 
 
 def pooled(parts: Sequence[Data]) -> Data:

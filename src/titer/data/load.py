@@ -14,7 +14,7 @@ from titer.data import phantoms
 from titer.data.captions import captioned
 from titer.data.classes import Wording, class_texts, reworded
 from titer.data.corruptions import corrupted
-from titer.data.derived import pooled, some_classes
+from titer.data.derived import part_of_train, pooled, some_classes
 from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.folder import folder_rows
 from titer.data.pictures import file_digest, read_picture
@@ -29,7 +29,7 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None, w
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
 
     Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``,
-    ``corrupted:NAME/SEVERITY@DATA``, ``captioned:DATA``.
+    ``corrupted:NAME/SEVERITY@DATA``, ``captioned:DATA``, ``train:SHARE@DATA``.
 
     No picture is opened; each is read when its turn comes.
 
@@ -96,6 +96,13 @@ def _corrupted(rest: str) -> Data:
     return corrupted(_found(whole), change, severity)
 
 
+def _part(rest: str) -> Data:
+    which, at, whole = rest.partition("@")
+    if not at:
+        raise InputError(f"data set {f'train:{rest}'!r}: expected train:SHARE@DATA, such as train:0.8@DATA")
+    return part_of_train(_found(whole), which)
+
+
 def _pooled(rest: str) -> Data:
     return pooled([_found(part) for part in rest.split(",")])
 
@@ -108,7 +115,7 @@ def _captioned(rest: str) -> Data:
     return captioned(_found(rest))
 
 
-_MADE = {"captioned": _captioned, "classes": _some, "corrupted": _corrupted, "pooled": _pooled}
+_MADE = {"captioned": _captioned, "classes": _some, "corrupted": _corrupted, "pooled": _pooled, "train": _part}
 """Data sets made of others, by what stands before the colon; a path of that name wins."""
 
 

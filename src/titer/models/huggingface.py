@@ -163,7 +163,7 @@ class TextTower:
         self.deeper = tuple(map(Injection, _stack(model.text_model)[1][:-1]))
         self.start = self._place_of_first_token(tokenizer)
         self.unknown = _unknown_word(tokenizer)
-        self._model = model
+        self.model = model
         self._tokenizer = tokenizer
         self._fixed = fixed
 
@@ -188,6 +188,11 @@ class TextTower:
 
     def features(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Features (texts, dim) of lists of ids; differentiable in what is injected."""
+        features: Tensor = self.model.get_text_features(**self.padded(ids)).pooler_output
+        return features
+
+    def padded(self, ids: Sequence[Sequence[int]]) -> Any:
+        """What the model takes for lists of ids, by name, on its device."""
         padding = {"padding": "max_length", "max_length": self.length} if self._fixed else {"padding": True}
         tokens = self._tokenizer.pad(
             {"input_ids": [list(row) for row in ids]},
@@ -195,8 +200,7 @@ class TextTower:
             return_attention_mask=not self._fixed,
             **padding,
         )
-        features: Tensor = self._model.get_text_features(**tokens.to(self.embedding.weight.device)).pooler_output
-        return features
+        return tokens.to(self.embedding.weight.device)
 
     @staticmethod
     def _place_of_first_token(tokenizer: Any) -> int:

@@ -32,21 +32,35 @@ def load_model(name: str | Path, *, device: str | None = None, dtype: str = "flo
     if dtype not in _DTYPES:
         raise unknown("dtype", dtype, _DTYPES)
     place = _device(device)
+    directory = model_directory(name)
+    text = str(name)
+    short = directory.name if Path(text).is_dir() else text
+    return huggingface.load_directory(directory, short, place, _DTYPES[dtype])
+
+
+def model_directory(name: str | Path) -> Path:
+    """The directory of a model by its name, as for ``load_model``; a hub model is fetched if it is not cached.
+
+    Raises:
+        InputError: for a model that does not exist or is of a kind that is not read.
+    """
+    from titer.models import huggingface
+
     text = str(name)
     if text in EMBEDDED:
-        return huggingface.load_directory(Path(__file__).parent / "tiny", text, place, _DTYPES[dtype])
+        return Path(__file__).parent / "tiny"
     if text.startswith("titer:"):
         raise unknown("model", text, EMBEDDED)
     if text.startswith(("open_clip:", "medclip:")):
         raise InputError(f"{text}: models of this kind are not read by this version; convert it to Hugging Face layout")
     path = Path(text)
     if path.is_dir():
-        return huggingface.load_directory(path, path.resolve().name, place, _DTYPES[dtype])
+        return path.resolve()
     if path.exists():
         raise InputError(f"{text} is a file; expected a directory in Hugging Face layout")
     if not _HUB_ID.fullmatch(text):
         raise unknown("model: no such directory, and not a hub id (owner/name):", text, EMBEDDED)
-    return huggingface.load_directory(huggingface.fetch(text), text, place, _DTYPES[dtype])
+    return huggingface.fetch(text)
 
 
 def _device(name: str | None) -> torch.device:

@@ -296,14 +296,9 @@ def percent(interval: Interval) -> str:
 
 
 def _percent(value: float) -> str:
-    near = min(value, 1 - value)
-    return (
-        f"{100 * value:.0f}"
-        if near >= 0.0095 or near == 0
-        else f"{100 * value:.2g}"
-        if value < 0.5
-        else f"{100 * value:.1f}"
-    )
+    if value in (0, 1) or 0.0095 <= value <= 0.9905:
+        return f"{100 * value:.0f}"
+    return f"{100 * value:.2g}" if value < 0.5 else f"{min(100 * value, 99.9):.1f}"
 
 
 def threshold(false_alarms: float) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from titer.errors import InputError
 
+_LEFT_OUT = -1e4  # not minus infinity, whose product with a target of 0 is no number
 Batch = TypeVar("Batch", Tensor, Sequence[str])
 
 
@@ -26,15 +27,33 @@ def same_captions(captions: Sequence[str]) -> Tensor:
     return found[:, None] == found[None]
 
 
-def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor) -> Tensor:
+def unclear_captions(labels: Sequence[str | None], same: Tensor) -> Tensor:
+    """Which captions (batch, batch) may be true of each other's image: of one class, and not equal.
+
+    Args:
+        labels: of the batch; None knows nothing of others.
+        same: which captions are equal.
+    """
+    numbers: dict[str, int] = {}
+    place = [-1 if label is None else numbers.setdefault(label, len(numbers)) for label in labels]
+    found = torch.tensor(place)
+    return ((found[:, None] == found[None]) & (found >= 0)[:, None]).to(same.device) & ~same
+
+
+def contrastive_loss(
+    images: Tensor, texts: Tensor, scale: Tensor, same: Tensor, unclear: Tensor | None = None
+) -> Tensor:
     """Mean of both directions of InfoNCE; without repeated captions it is CLIP's loss.
 
     Args:
         images, texts: unit features (batch, dim), row by row of a pair.
         scale: multiplies the cosine.
         same: which pairs (batch, batch) have equal captions; a target is spread evenly over them.
+        unclear: which pairs (batch, batch), a symmetric relation, count neither as positives nor as negatives.
     """
     logits = scale * images @ texts.T
+    if unclear is not None:
+        logits = logits.masked_fill(unclear, _LEFT_OUT)
     target = same.to(logits)
     target = target / target.sum(dim=1, keepdim=True)  # symmetric relation, so a column's share is the row's
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -47,6 +66,7 @@ def backward_in_parts(
     captions: Sequence[str],
     scale: Tensor,
     part: int,
+    labels: Sequence[str | None] | None = None,
 ) -> float:
     """Add the gradient of the whole batch's loss to the parameters behind the encoders and the scale.
 
@@ -57,6 +77,7 @@ def backward_in_parts(
         captions: of the batch.
         scale: multiplies the cosine.
         part: pairs whose graph is held at a time.
+        labels: of the batch; captions of one class are not negatives of each other. Without them only equal ones are not.
 
     Returns:
         The loss.
@@ -69,10 +90,15 @@ def backward_in_parts(
     same = same_captions(captions).to(images.device)
     if same.all():
         raise InputError(f"a batch of {len(captions)} pairs holds one caption; expected at least two different ones")
+    unclear = None if labels is None else unclear_captions(labels, same)
+    if part >= len(captions):
+        whole = contrastive_loss(encode_images(images), encode_texts(captions), scale, same, unclear)
+        whole.backward()  # type: ignore[no-untyped-call]
+        return float(whole.detach())
     with torch.no_grad():
         found = [_encoded(encode_images, images, part), _encoded(encode_texts, captions, part)]
     leaves = [features.detach().requires_grad_() for features in found]
-    loss = contrastive_loss(leaves[0], leaves[1], scale, same)
+    loss = contrastive_loss(leaves[0], leaves[1], scale, same, unclear)
     gradients = _gradients(loss, leaves, scale)
     _send_back(encode_images, images, gradients[0], part)
     _send_back(encode_texts, captions, gradients[1], part)

@@ -31,7 +31,6 @@ from titer.attacks.words import Swapped, cut
 from titer.data.example import Data, Example
 from titer.data.fingerprint import digest
 from titer.data.load import load_all
-from titer.data.splits import of_split
 from titer.errors import InputError, PictureError
 from titer.evaluate.attacking import allowed, distances
 from titer.evaluate.machine import default_workers, program, reuse_buffers, versions
@@ -44,6 +43,7 @@ from titer.progress import progress
 from titer.results.store import SCHEMA, Record, RunWriter, key_of
 from titer.upstream.nested import drawn_groups
 from titer.upstream.noises import Noise, build_noise, check_norm, noise_settings
+from titer.upstream.pairs import captioned_images, plain
 from titer.upstream.similarity import ssim
 
 NOISE_FILE = "noise.jsonl"
@@ -104,7 +104,7 @@ class CraftPlan:
 
     def pairs(self) -> list[Captioned]:
         """The images of the split that have a caption."""
-        return [image for image in images_of(of_split(self.data.examples, self.split)) if image.captions]
+        return captioned_images(self.data, self.split)
 
     def chosen(self, pairs: Sequence[Captioned]) -> list[Captioned]:
         """Those to noise."""
@@ -210,27 +210,9 @@ def craft(
     everything = data if isinstance(data, Data) else load_all(data)
     plan = CraftPlan(encoder, everything, split, float(ratio), attack, noise, Threat(norm, float(eps)), seed)
     pairs = plan.pairs()
-    _check_pairs(plan, pairs)
     chosen = plan.chosen(pairs)
     with RunWriter(Path(out), plan.identity(), plan.info(command), NOISE_FILE) as writer:
         return _Session(plan, writer, pairs, chosen).run(workers or default_workers(encoder.device))
-
-
-def _check_pairs(plan: CraftPlan, pairs: Sequence[Captioned]) -> None:
-    if not pairs:
-        raise InputError(
-            f"{plan.data.name} has no captions in the split {plan.split!r}; expected a table with a column 'caption', or "
-            "captioned:DATA for a set with labels"
-        )
-    if len({_plain(text) for pair in pairs for _, text in pair.captions}) < 2:
-        raise InputError(f"{plan.data.name}: all pairs of the split {plan.split!r} have one caption; expected several")
-    inside = {row.group for row in of_split(plan.data.examples, plan.split) if row.group is not None}
-    for row in plan.data.examples:
-        if row.split != plan.split and row.group in inside:
-            raise InputError(
-                f"{plan.data.name}: the group {row.group!r} is in the split {plan.split!r} and in {row.split!r}; "
-                "expected each group in one split, or noise would be seen on both sides"
-            )
 
 
 def at_chance(encoder: Encoder, images: Tensor, captions: Sequence[str], labels: Sequence[str]) -> str | None:
@@ -324,7 +306,7 @@ class _Session:
         images = torch.stack([image.expand(3, -1, -1) for _, image in opened]).to(self.encoder.device)
         captions = [cut(self.encoder, pair.captions[0][1]) for pair, _ in opened]
         labels = [
-            str(pair.example.label) if pair.example.label is not None else _plain(text)
+            str(pair.example.label) if pair.example.label is not None else plain(text)
             for (pair, _), text in zip(opened, captions, strict=True)
         ]
         return at_chance(self.encoder, images, captions, labels)
@@ -461,10 +443,6 @@ def _group(example: Example) -> str:
     return example.path if example.group is None else f"\x00{example.group}"
 
 
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
-
-
 def _others(pairs: Sequence[Captioned], chosen: Sequence[Captioned], seed: int) -> dict[str, str]:
     """For each image to be noised (by path) a caption that is not true of it."""
     ordered = sorted(pairs, key=lambda pair: pair.example.id)
@@ -472,12 +450,12 @@ def _others(pairs: Sequence[Captioned], chosen: Sequence[Captioned], seed: int) 
     for pair in chosen:
         label = f"{seed}\x00other\x00{pair.example.id}".encode()
         start = int.from_bytes(hashlib.sha256(label).digest()[:8], "big") % len(ordered)
-        own = {_plain(text) for _, text in pair.captions}
+        own = {plain(text) for _, text in pair.captions}
         turned = (ordered[(start + step) % len(ordered)] for step in range(len(ordered)))
         found[pair.example.path] = next(
             other.captions[0][1]
             for other in turned
-            if _plain(other.captions[0][1]) not in own
+            if plain(other.captions[0][1]) not in own
             and (None in (other.example.label, pair.example.label) or other.example.label != pair.example.label)
         )
     return found
