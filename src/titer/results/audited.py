@@ -134,7 +134,7 @@ def warnings(run: Run) -> list[str]:
         if ranks and np.median(ranks) > _CHANCE:
             found.append(
                 f"{run.info[which]['name']} is near chance on these pairs: {100 * np.median(ranks):.0f} % of "
-                "other captions fit the median image at least as well as its own (chance: 50 %). It can hardly tell a wrong one"
+                "other captions fit the median image at least as well as its own (chance: 50 %). It can hardly tell a wrong one."
             )
     return found
 

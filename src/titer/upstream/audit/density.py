@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 
 from titer.upstream.audit.pairs import Floats, Places
 
-_ROWS = 512  # whose distances to all are held at a time
+_ROWS = 128  # whose distances to all are held at a time
 _FLOOR = 1e-6
 
 
@@ -73,7 +73,11 @@ def moved(known: Neighbours, points: Floats, rows: Places, k: int) -> Neighbours
 def _of_rows(points: Floats, rows: Places, depth: int) -> Neighbours:
     distances = cdist(points[rows], points)
     distances[np.arange(len(rows)), rows] = np.inf
-    return _sorted(distances, np.broadcast_to(np.arange(len(points)), distances.shape), depth)
+    # all that are as near as the last one wanted, so that of equally far points the first can be taken
+    last = np.partition(distances, depth - 1, axis=1)[:, depth - 1 : depth]
+    count = int(np.count_nonzero(distances <= last, axis=1).max())
+    near = np.argpartition(distances, count - 1, axis=1)[:, :count]
+    return _sorted(np.take_along_axis(distances, near, axis=1), near, depth)
 
 
 def _sorted(distances: Floats, places: Places, depth: int) -> Neighbours:

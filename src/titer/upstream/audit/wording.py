@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from titer.upstream.audit.pairs import Floats
 
 _BEGINNING = ""
-_ROWS = 512  # compared with all at a time
+_ROWS = 128  # compared with all at a time
 _APART = 1e-6  # a picture's cosine with itself is not exactly 1
 
 
