@@ -51,6 +51,15 @@ def siglip_directory(path: Path, size: int = 24) -> Path:
     return _save(path, model, tokenizer, {"image_processor_type": "SiglipImageProcessor", **squash})
 
 
+def without_start(path: Path) -> Path:
+    """The model with a tokenizer that puts no token in front of a text, as SigLIP's own."""
+    content = json.loads((path / "tokenizer.json").read_text())
+    template = content["post_processor"]["single"]
+    content["post_processor"]["single"] = template[1:]
+    (path / "tokenizer.json").write_text(json.dumps(content))
+    return path
+
+
 def _tokenizer(start: str, end: str, length: int = 20) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from titer.attacks import ATTACKS, Norm
 from titer.attacks.threat import rising
@@ -25,19 +25,38 @@ from titer.models.classifier import split_templates
 from titer.results.robustness import check_budgets
 from titer.results.study import ZERO_SHOT
 from titer.typed import FRACTION, number
+from titer.upstream.noises import build_noise
+from titer.upstream.study import UpstreamArm, UpstreamStudy
 
 Table = dict[str, Any]
+Described = TypeVar("Described", Study, UpstreamStudy)
 
 SIZES = ("quick", "full")
 FOLDER = Path("recipes")
 """Where `titer list recipes` looks, below the current directory."""
 
-_TABLES = ("title", "model", "data", "benchmark", "defenses", "attacks", "certifier", "grid", "cells", *SIZES)
+_TABLES = (
+    "title",
+    "model",
+    "data",
+    "benchmark",
+    "defenses",
+    "attacks",
+    "certifier",
+    "grid",
+    "cells",
+    "upstream",
+    *SIZES,
+)
 _OWN = ("method", "guarantee", "baseline", "shots", "seeds", "per_sigma", "cells")
 """Keys of a defense that are the comparison's; all others are settings of the method."""
 
 _OF_ATTACK = ("method", "norm", "eps", "checks")
 """Keys of an attack that are the comparison's; all others are settings of the method."""
+
+_UPSTREAM = ("corpus", "surrogate", "tasks", "seeds", "base", "pretraining", "arms", "only")
+_OF_UPSTREAM = ("attack", "eps", "ratios")
+"""Keys of an arm of upstream noise that are the study's; all others are settings of the noise."""
 
 _GRID = ("shots", "seeds", "sigma")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -58,10 +77,42 @@ def read_recipe(
     Raises:
         InputError: naming the file and what is wrong with it.
     """
+    return _read_as(_study, path, model, data, changes)
+
+
+def read_upstream_recipe(
+    path: Path | str, *, model: str | None = None, data: str | None = None, changes: Mapping[str, Any] | None = None
+) -> UpstreamStudy:
+    """The study of upstream noise that a recipe with a table ``upstream`` describes.
+
+    Args:
+        path: as for ``read_recipe``.
+        model: in the place of the recipe's.
+        data: in the place of the recipe's corpus.
+        changes: as for ``read_recipe``.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    return _read_as(_upstream, path, model, data, changes)
+
+
+def is_of_upstream(path: Path | str) -> bool:
+    """Whether a recipe describes a study of upstream noise."""
+    return "upstream" in read_tables(path)
+
+
+def _read_as(
+    make: Callable[[Table, str | None, str | None], Described],
+    path: Path | str,
+    model: str | None,
+    data: str | None,
+    changes: Mapping[str, Any] | None,
+) -> Described:
     path = Path(path)
     recipe = read_tables(path)
     try:
-        return _study(_changed(recipe, dict(changes or {})), model, data)
+        return make(_changed(recipe, dict(changes or {})), model, data)
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -182,6 +233,58 @@ def _study(recipe: Table, model: str | None, data: str | None) -> Study:
         wording=_wording(source),
         attacks=attacks,
     )
+
+
+def _upstream(recipe: Table, model: str | None, corpus: str | None) -> UpstreamStudy:
+    table = _table(recipe, "upstream", _UPSTREAM)
+    tasks = _names("[upstream] tasks", table.get("tasks", ()))
+    source = corpus or table.get("corpus")
+    if not tasks or not isinstance(source, str):
+        raise InputError("[upstream]: expected corpus = 'DATA' with captions (or --data), and tasks = ['DATA', ...]")
+    arms = {name: own for name, own in _table(table, "arms").items() if own is not False}
+    if not arms:
+        raise InputError("[upstream]: expected a table [upstream.arms.NAME] for each kind of noise")
+    comparison = _study({key: value for key, value in recipe.items() if key != "upstream"}, model, tasks[0])
+    left_out = [cell for cell, own in _table(recipe, "cells").items() if own is False]
+    only = {
+        cell: _names(f"[upstream] only.{cell}", models)
+        for cell, models in _table(table, "only").items()
+        if cell not in left_out
+    }
+    return UpstreamStudy(
+        comparison=comparison,
+        corpus=source,
+        surrogate=str(table.get("surrogate", comparison.model)),
+        arms=tuple(_upstream_arm(name, own) for name, own in arms.items()),
+        seeds=_wholes("[upstream] seeds", table.get("seeds", 1), 0),
+        base=_nested(_table(table, "base")),
+        settings=_nested(_table(table, "pretraining")),
+        tasks=tasks,
+        only=only,
+    )
+
+
+def _upstream_arm(name: str, table: Any) -> UpstreamArm:
+    place = f"[upstream.arms.{name}]"
+    _check_name(place, name)
+    if not isinstance(table, dict):
+        raise InputError(f"{place}: expected a table, or false to leave it out, got {table!r}")
+    ratios = _numbers(f"{place} ratios", table.get("ratios", 0.1), float)
+    if not all(0 < ratio <= 1 for ratio in ratios):
+        raise InputError(f"{place} ratios: expected shares above 0, up to 1, got {list(ratios)}")
+    attack, settings = str(table.get("attack", name)), _nested(_settings(table, _OF_UPSTREAM))
+    try:
+        build_noise(attack, **settings)
+        eps = _lengths("eps", table.get("eps", "2/255"))
+        check_budgets("eps", eps, "linf")
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+    return UpstreamArm(name, attack, eps[0], settings, tuple(sorted(ratios)))
+
+
+def _nested(table: Table) -> Table:
+    """Settings, those of tables within as well."""
+    return {key: _nested(value) if isinstance(value, dict) else _setting(value) for key, value in table.items()}
 
 
 def _benchmark(table: Table, source: Table) -> Benchmark | None:

@@ -40,7 +40,8 @@ class PictureError(TiterError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """The error for a name that does not exist, offering the nearest one that does."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    folded = {known.casefold(): known for known in names}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1)
+    hint = f"; did you mean {folded[near[0]]!r}?" if near else ""
     listed = f" (known: {', '.join(names) or 'none'})" if len(names) <= _LISTED else ""
     return InputError(f"unknown {kind} {name!r}{hint}{listed}")

@@ -9,13 +9,18 @@ import pytest
 import torch
 
 from images import brightness_encoder
-from tiny_models import WORDS, clip_directory, siglip_directory
+from published_files import biomed_directory, medclip_directory, open_clip_directory
+from tiny_models import WORDS, clip_directory, siglip_directory, without_start
 from titer.models import Encoder, load_model
 
 MAKERS: dict[str, Callable[[Path], Encoder]] = {
     "clip": lambda path: load_model(clip_directory(path)),
     "siglip": lambda path: load_model(siglip_directory(path)),
     "clip in bfloat16": lambda path: load_model(clip_directory(path), dtype="bfloat16"),
+    "siglip without a start": lambda path: load_model(without_start(siglip_directory(path))),
+    "open_clip": lambda path: load_model(open_clip_directory(path)),
+    "open_clip with timm's ViT and a BERT": lambda path: load_model(biomed_directory(path)),
+    "medclip": lambda path: load_model(f"medclip:{medclip_directory(path)}"),
     "wrapped": lambda _: brightness_encoder(),
     "titer:tiny": lambda _: load_model("titer:tiny"),
 }

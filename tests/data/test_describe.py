@@ -3,19 +3,35 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data.making import picture, pictures
 from titer.data import describe, describe_data, load_all, load_data
 
 
-def test_counts_sizes_and_channels(tmp_path: Path) -> None:
+def test_counts_sizes_and_modes(tmp_path: Path) -> None:
     pictures(tmp_path, ["train/a/1.png", "train/a/2.png", "train/b/3.png", "test/b/4.png"])
     picture(tmp_path / "test/a/5.png", 99, size=(9, 2))
     report = describe(load_all(tmp_path))
     assert report.counts == {"train": {"a": 2, "b": 1}, "test": {"a": 1, "b": 1}}
-    assert (report.images, report.sizes, report.channels) == (5, ((3, 4), (2, 9)), (1,))
+    assert (report.images, report.sizes, report.modes) == (5, ((3, 4), (2, 9)), {"grey": 5})
     assert report.warnings == []
+
+
+def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
+    picture(tmp_path / "a/1.png", 51, size=(10, 10))
+    picture(tmp_path / "b/2.png", 204, size=(1, 1))  # each picture counts once, whatever its size
+    report = describe(load_all(tmp_path))
+    assert report.mean == pytest.approx([0.5])
+    assert report.deviation == pytest.approx([0.3])
+    Image.new("RGB", (2, 2), (255, 0, 51)).save(tmp_path / "b/3.png")
+    report = describe(load_all(tmp_path))
+    assert report.mean == pytest.approx([2 / 3, 1 / 3, 0.4])
+    values = np.array([[0.2] * 3, [0.8] * 3, [1, 0, 0.2]])
+    assert report.deviation == pytest.approx(values.std(axis=0))
+    assert report.modes == {"grey": 2, "colour": 1}
 
 
 def test_the_same_file_in_two_splits_or_under_two_labels(tmp_path: Path) -> None:
@@ -82,4 +98,5 @@ def test_phantoms_do_not_cross_splits(split: str) -> None:
     data = load_data("titer:phantoms", split, limit=32)
     report = describe(data)
     assert report.warnings == []
-    assert report.channels == (1, 3)
+    assert set(report.modes) == {"grey", "colour"}
+    assert len(report.mean) == len(report.deviation) == 3

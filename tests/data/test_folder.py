@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.making import ids, picture, pictures, words
+from data.making import ids, pictures, words
 from titer.data import load_data
 from titer.errors import InputError
 
@@ -118,17 +118,6 @@ def test_pictures_in_no_class_folder(tmp_path: Path) -> None:
 def test_a_table_that_was_not_named(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label\n")
     assert "name the table itself (labels.csv)" in refusal(tmp_path)
-
-
-def test_dicom_is_not_read_yet(tmp_path: Path) -> None:
-    for name in ("a/1.dcm", "b/2.dcm"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(b"\0" * 128 + b"DICM")
-    assert "DICOM files are not read" in refusal(tmp_path)
-    picture(tmp_path / "b" / "3.png")
-    text = refusal(tmp_path)
-    assert "class 'a' has no images" in text
-    assert "DICOM files are not read" in text
 
 
 @pytest.mark.parametrize(("found", "meant"), [("Training", "train"), ("valid", "val"), ("Test", "test")])

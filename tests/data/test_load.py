@@ -64,11 +64,6 @@ def test_unknown_embedded_sets() -> None:
     assert "did you mean 'titer:phantoms'" in refusal("titer:phantom")
 
 
-@pytest.mark.parametrize("name", ["coop:OxfordPets@/data", "medmnist:pathmnist.npz"])
-def test_kinds_that_are_not_read_yet(name: str) -> None:
-    assert "cannot be read yet" in refusal(name)
-
-
 def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "brain_mri").mkdir()
     (tmp_path / "table.csv").write_text("x")

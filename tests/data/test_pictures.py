@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.making import tiff
+from titer.data import dicom
 from titer.data.pictures import LARGEST, SUFFIXES, read_picture
 from titer.errors import PictureError
 
@@ -77,7 +78,7 @@ def test_colour_is_three_channels_in_order_red_green_blue(tmp_path: Path, suffix
 
 
 def test_every_suffix_that_is_listed_is_read(tmp_path: Path) -> None:
-    for suffix in SUFFIXES:
+    for suffix in SUFFIXES - dicom.SUFFIXES:
         assert saved(tmp_path / f"a{suffix}", Image.new("RGB", (4, 3), (200, 100, 0))).shape == (3, 4, 3)
 
 

@@ -234,6 +234,16 @@ def test_labels_outside_classes_json(tmp_path: Path) -> None:
         ("t.jsonl", '{"path": "1.png", "label": ["a"]}\n', "row 1: expected one value for 'label', got ['a']"),
         ("t.jsonl", '{"path": "1.png", "label": "a"}\n{"label": "b"}\n', "row 2 has no path"),
         ("t.jsonl", '{"path": "\\ud800", "caption": "x"}\n', "not valid Unicode"),
+        (
+            "t.jsonl",
+            '{"path": "1.png", "label": "a"}\n{"path": "2.png"}\n{"path": "3.png", "label": 3}\n',
+            "labels are of several types (a text in row 1, a number in row 3); expected one",
+        ),
+        (
+            "t.jsonl",
+            '{"path": "1.png", "label": 0}\n{"path": "2.png", "label": true}\n',
+            "a number in row 1, true or false in row 2",
+        ),
         ("t.parquet", "nonsense", "is not a readable Parquet file"),
         ("t.parquet", "", "is not a readable Parquet file"),
         ("t.txt", "path,label\n", "expected a directory or a table (.csv, .jsonl, .parquet)"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from defenses.tiny import CLASSES, images
 from images import brightness_encoder
+from published_files import biomed_directory, open_clip_directory
 from tiny_models import clip_directory, siglip_directory
 from titer.defenses.learners import Layout, Tokens, Tower
 from titer.errors import InputError
@@ -20,10 +23,17 @@ from titer.models.injection import Injection
 from titer.models.prompts import sentences
 from titer.models.towers import vision_tower
 
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "clip": clip_directory,
+    "siglip": siglip_directory,
+    "open_clip": open_clip_directory,
+    "open_clip with timm's ViT and a BERT": biomed_directory,
+}
 
-@pytest.fixture(scope="module", params=["clip", "siglip"])
+
+@pytest.fixture(scope="module", params=MAKERS)
 def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
-    make = {"clip": clip_directory, "siglip": siglip_directory}[request.param]
+    make = MAKERS[request.param]
     return load_model(make(tmp_path_factory.mktemp(request.param)))
 
 
@@ -78,7 +88,7 @@ def test_deep_text_tokens_are_those_of_a_forward_pass_by_hand(encoder: Encoder) 
         return hook
 
     ids = sentences(encoder, [named.texts[0] for named in CLASSES], 2).ids
-    places = (tower.embedding, tower._model.text_model.encoder.layers[0])
+    places = (tower.embedding, tower.layers[0])
     handles = [module.register_forward_hook(writing(rows)) for module, rows in zip(places, written, strict=True)]
     with torch.no_grad():
         expected = F.normalize(tower.features(ids), dim=-1)

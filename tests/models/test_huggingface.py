@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPModel, SiglipModel
 
+from published_files import open_clip_directory
 from tiny_models import WORDS, clip_directory, siglip_directory
 from titer.errors import InputError
 from titer.models import load_model
@@ -193,15 +195,46 @@ def test_a_text_that_would_be_cut_is_refused(clip: Path) -> None:
     [
         ("titer:tinny", "did you mean 'titer:tiny'"),
         ("./nowhere", "no such directory"),
-        ("open_clip:ViT-B-32", "not read by this version"),
-        ("medclip:x", "not read by this version"),
         ("owner/name", "cannot be fetched"),
+        (
+            "vinid/plip",
+            r"offline, put .* of https://huggingface\.co/vinid/plip \(licence: none stated\) into one directory",
+        ),
     ],
 )
 def test_names_that_lead_nowhere(name: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(InputError, match=words):
         load_model(name)
+
+
+def test_a_gated_model_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise GatedRepoError.__new__(GatedRepoError)  # made without the response of a server
+
+    monkeypatch.setattr("titer.models.huggingface.snapshot_download", refuse)
+    with pytest.raises(
+        InputError, match=r"is gated \(licence: Health AI .*\): accept its terms at https://.*`hf auth login`"
+    ):
+        load_model("google/medsiglip-448")
+
+
+@pytest.mark.parametrize("layout", ["hugging face", "open_clip"])
+def test_a_hub_model_is_read_by_the_files_that_it_has(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = (clip_directory if layout == "hugging face" else open_clip_directory)(tmp_path / "snapshot")
+    asked: list[str] = []
+
+    def download(_: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns[-1])
+        return str(snapshot)
+
+    monkeypatch.setattr("titer.models.huggingface.snapshot_download", download)
+    encoder = load_model("owner/name")
+    assert (encoder.name, encoder.dim) == ("owner/name", 8)
+    assert asked == ["model*.safetensors", "pytorch_model.bin", "open_clip_model.safetensors"][: len(asked)]
+    assert len(asked) == (1 if layout == "hugging face" else 3)
 
 
 def test_an_existing_path_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

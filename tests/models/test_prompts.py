@@ -1,4 +1,4 @@
-"""Learned tokens in the text towers of CLIP, SigLIP and the embedded model."""
+"""Learned tokens in the text towers of CLIP, SigLIP, open_clip's checkpoints, MedCLIP and the embedded model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from images import brightness_encoder
-from tiny_models import WORDS, clip_directory, siglip_directory
+from published_files import biomed_directory, medclip_directory, open_clip_directory
+from tiny_models import WORDS, clip_directory, siglip_directory, without_start
 from titer.errors import InputError
 from titer.features.stream import threads
 from titer.models import Encoder, load_model
 from titer.models.prompts import Sentences, count_tokens, sentences, token_tower
 
-MAKERS: dict[str, Callable[[Path], Path]] = {"clip": clip_directory, "siglip": siglip_directory}
+MAKERS: dict[str, Callable[[Path], object]] = {
+    "clip": clip_directory,
+    "siglip": siglip_directory,
+    "siglip without a start": lambda path: without_start(siglip_directory(path)),
+    "open_clip": open_clip_directory,
+    "open_clip with a BERT": biomed_directory,
+    "medclip": lambda path: f"medclip:{medclip_directory(path)}",
+}
 TEXTS = ["brain", "lung tissue", "blood cells"]  # short enough for the twenty tokens of the tiny towers
 START = "a medical image of"
 
@@ -40,7 +48,7 @@ def embedded() -> Encoder:
 def encoder(request: pytest.FixtureRequest, embedded: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     if request.param == "titer:tiny":
         return embedded
-    return load_model(MAKERS[request.param](tmp_path_factory.mktemp("model")))
+    return load_model(str(MAKERS[request.param](tmp_path_factory.mktemp("model"))))
 
 
 def random_context(places: Sentences, *classes: int, seed: int = 0) -> Tensor:

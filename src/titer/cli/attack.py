@@ -45,7 +45,7 @@ def attack(
     by: o.By = None,
     new_classes: o.NewClasses = False,
     allow: o.Allow = None,
-    images: o.Images = True,
+    images: o.Images = None,
     checks: Annotated[bool, typer.Option("--checks/--no-checks", help="Look for signs of a weak attack.")] = True,
     json: o.Json = False,
 ) -> None:

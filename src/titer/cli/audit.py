@@ -48,7 +48,7 @@ def audit(
     device: o.Device = None,
     dtype: o.Dtype = "float32",
     by: o.By = None,
-    images: o.Images = True,
+    images: o.Images = None,
     json: o.Json = False,
 ) -> None:
     """Rank image-caption pairs by how suspicious they are, and say how many planted bad ones that ranking finds.

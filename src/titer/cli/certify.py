@@ -64,7 +64,7 @@ def certify(
     by: o.By = None,
     new_classes: o.NewClasses = False,
     allow: o.Allow = None,
-    images: o.Images = True,
+    images: o.Images = None,
     estimate: o.Estimate = False,
     json: o.Json = False,
 ) -> None:

@@ -127,7 +127,9 @@ def _methods() -> dict[str, Mapping[str, type[Any]]]:
 
 
 def _known() -> dict[str, dict[str, str]]:
+    from titer.data.coop import known_sets
     from titer.data.corruptions import CORRUPTIONS
+    from titer.data.described import known_sets as described_sets
 
     return {
         "models": {
@@ -138,9 +140,14 @@ def _known() -> dict[str, dict[str, str]]:
         "data": {
             "titer:phantoms": "medical-looking images drawn by code",
             "DIRECTORY": "[train|val|test]/class/*.png, or a directory with metadata.csv",
+            "coop:NAME@ROOT": f"CoOp's layout below ROOT; {', '.join(known_sets())}",
+            "medmnist:FILE.npz": "a file of MedMNIST's layout",
+            **{f"set:{name}@ROOT": f"{about.title}; {about.licence}" for name, about in described_sets().items()},
+            "set:FILE.toml@ROOT": "a set described by a TOML file of your own",
             "classes:base@DATA": "the first half of a set's classes; new: the rest; LABEL+LABEL: these",
             "corrupted:NAME/SEVERITY@DATA": f"severities 1 to 5 of {', '.join(CORRUPTIONS)}",
             "pooled:DATA,DATA": "several sets in one label space",
+            "windowed:CENTER/WIDTH@DATA": "DICOM files seen through this window; NUMBER: through that one of each file's own",
             "TABLE": "*.csv, *.jsonl or *.parquet with file_name (or path) and label",
         },
         "recipes": {},

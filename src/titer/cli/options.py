@@ -15,7 +15,9 @@ from titer.cli.output import document, note, table
 from titer.cli.values import whole
 
 Model = Annotated[str, typer.Option("--model", help="titer:tiny, a directory in Hugging Face layout, or a hub id.")]
-DataName = Annotated[str, typer.Option("--data", help="titer:phantoms, a directory, or a table of images.")]
+DataName = Annotated[
+    str, typer.Option("--data", help="titer:phantoms, a directory, a table, or what titer list data says.")
+]
 Out = Annotated[Path, typer.Option("--out", help="Run directory; the same command goes on where it stopped.")]
 Prompts = Annotated[
     list[str] | None, typer.Option("--prompts", help="zero-shot (default), or a directory that fit wrote; repeatable.")
@@ -58,7 +60,12 @@ BatchSize = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda; found by itself unless given.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")]
-Images = Annotated[bool, typer.Option("--images/--no-images", help="Keep small thumbnails for the report.")]
+Images = Annotated[
+    bool | None,
+    typer.Option(
+        "--images/--no-images", help="Keep small thumbnails for the report; all but those of DICOM files unless given."
+    ),
+]
 By = Annotated[
     list[str] | None, typer.Option("--by", help="Carry this column of the table (site, sex, ...); repeatable.")
 ]

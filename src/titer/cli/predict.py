@@ -36,7 +36,7 @@ def predict(
     by: o.By = None,
     new_classes: o.NewClasses = False,
     allow: o.Allow = None,
-    images: o.Images = True,
+    images: o.Images = None,
     json: o.Json = False,
 ) -> None:
     """Answer for each image as a deployed smoothed classifier would, or abstain.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,11 +34,28 @@ def run(
 
     Example: titer run recipes/promptsmooth/phantoms.toml --set size=quick --out runs/phantoms
     """
+    from titer.config import is_of_upstream
+
+    given: dict[str, Any] = {"model": model, "data": data, "changes": settings(set_ or ())}
+    how: dict[str, Any] = {"seed": seed, "device": device, "workers": workers, "command": o.command()}
+    with o.told(out):
+        page = (_upstream if is_of_upstream(recipe) else _comparison)(recipe, out, given, how)
+    note(f"wrote {page}")
+
+
+def _comparison(recipe: Path, out: Path, given: dict[str, Any], how: dict[str, Any]) -> Path:
     from titer.config import read_recipe
     from titer.evaluate.study import run_study
     from titer.report.comparison import compare_page
 
-    study = read_recipe(recipe, model=model, data=data, changes=settings(set_ or ()))
-    with o.told(out):
-        run_study(study, out, seed=seed, device=device, workers=workers, command=o.command())
-    note(f"wrote {compare_page([out], out / 'report.html')}")
+    run_study(read_recipe(recipe, **given), out, **how)
+    return compare_page([out], out / "report.html")
+
+
+def _upstream(recipe: Path, out: Path, given: dict[str, Any], how: dict[str, Any]) -> Path:
+    from titer.config import read_upstream_recipe
+    from titer.report.upstream import upstream_page
+    from titer.upstream.study import run_upstream
+
+    run_upstream(read_upstream_recipe(recipe, **given), out, **how)
+    return upstream_page([out], out / "report.html")

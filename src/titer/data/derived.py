@@ -1,4 +1,4 @@
-"""Data sets made of others: some classes of a set, and several sets in one label space."""
+"""Data sets made of others: some classes of a set, several sets in one label space, DICOM seen through another window."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from titer.data.example import ClassText, Data, Example
-from titer.errors import InputError, unknown
+from titer.data.dicom import Choice, window_of
+from titer.data.example import ClassText, Data, Example, Picture
+from titer.errors import InputError, PictureError, unknown
 
 Answer = TypeVar("Answer")
 Inner = Mapping[str, tuple[Data, Example]]
@@ -130,3 +131,28 @@ def _renamed(part: Data, start: int, example: Example) -> Example:
 def _by(inner: Inner, asked: Callable[[Data, Example], Answer]) -> Callable[[Example], Answer]:
     """What the set that an example comes from says of it."""
     return lambda example: asked(*inner[example.id])
+
+
+def windowed(data: Data, which: str) -> Data:
+    """A data set of DICOM files seen through one window.
+
+    Args:
+        data: the whole.
+        which: ``40/400``, center and width in the files' units, or ``2``, the second window of each file.
+
+    Raises:
+        InputError: for another ``which``. A picture that has no such window fails when it is read.
+    """
+    try:
+        said = Choice(window=window_of(which)).said
+    except PictureError as error:
+        raise InputError(str(error)) from error
+
+    def read(example: Example) -> Picture:
+        mark = "&" if "#" in example.path else "#"
+        picture = data.read(replace(example, path=f"{example.path}{mark}window={which}"))
+        if f"{said} " not in f"{picture.decoded} ":
+            raise PictureError("no window can be chosen: windowed:WINDOW@DATA needs DICOM files right behind the @")
+        return picture
+
+    return replace(data, name=f"windowed:{which}@{data.name}", read=read, altered=(*data.altered, said))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from titer.data.example import Data, Example
+import numpy as np
+from numpy.typing import NDArray
+
+from titer.data.alike import LENGTH, alike, print_of
+from titer.data.example import Data, Example, Picture
 from titer.data.load import load_all
 from titer.errors import PictureError
 from titer.progress import progress
@@ -27,10 +31,14 @@ class DataReport:
         columns: attributes of the table.
         counts: split -> label -> images.
         sizes: (height, width) of the smallest and the largest picture, by pixels; empty if none can be read.
-        channels: 1, 3 or both.
+        modes: grey and colour -> pictures.
+        mean, deviation: of all pixels by channel (one, or red, green and blue as soon as one picture has colour), each picture
+            counting once; empty if none can be read.
+        decoded: how DICOM files were decoded -> pictures.
         unreadable: id -> reason.
         identical: ids of examples in different splits that show the same file.
         contradicting: ids of examples with different labels that show the same file.
+        near: pairs of ids in different splits that look alike though their files differ.
         crossing: groups with examples in different splits.
     """
 
@@ -39,10 +47,14 @@ class DataReport:
     columns: tuple[str, ...]
     counts: Mapping[str, Mapping[str, int]]
     sizes: tuple[tuple[int, int], ...]
-    channels: tuple[int, ...]
+    modes: Mapping[str, int]
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    decoded: Mapping[str, int]
     unreadable: Mapping[str, str]
     identical: tuple[tuple[str, ...], ...]
     contradicting: tuple[tuple[str, ...], ...]
+    near: tuple[tuple[str, str], ...]
     crossing: tuple[str, ...]
 
     @property
@@ -58,6 +70,7 @@ class DataReport:
         return [
             *_such_as(self.identical, "pictures are the same file in more than one split"),
             *_such_as(self.contradicting, "pictures are there with more than one label"),
+            *_such_as(self.near, "pairs of pictures in different splits look alike"),
             *_such_as([(group,) for group in self.crossing], "groups are in more than one split"),
             *(f"cannot be read: {identifier}: {reason}" for identifier, reason in shown),
             *([f"cannot be read: {more} more"] if more else []),
@@ -71,38 +84,82 @@ def describe(data: Data, advance: Callable[[], None] = lambda: None) -> DataRepo
         data: all splits of a set (`load_all`).
         advance: called after each picture.
     """
-    same_file: dict[str, list[Example]] = defaultdict(list)
-    shapes: set[tuple[int, ...]] = set()
+    seen: list[_Seen] = []
     unreadable = {}
     for example in data.examples:
         try:
-            picture = data.read(example)
+            seen.append(_Seen.of(example, data.read(example)))
         except PictureError as error:
             unreadable[example.id] = str(error)
-        else:
-            same_file[picture.sha256].append(example)
-            shapes.add(picture.pixels.shape)
         advance()
-    by_area = sorted(((height, width) for height, width, _ in shapes), key=lambda size: (size[0] * size[1], size))
+    by_area = sorted({each.shape[:2] for each in seen}, key=lambda size: (size[0] * size[1], size))
+    mean, deviation = _moments(seen)
     return DataReport(
         name=data.name,
         classes=tuple(text.label for text in data.classes),
         columns=data.columns,
         counts=_counts(data),
         sizes=(by_area[0], by_area[-1]) if by_area else (),
-        channels=tuple(sorted({channels for _, _, channels in shapes})),
+        modes=Counter("grey" if each.shape[2] == 1 else "colour" for each in seen),
+        mean=mean,
+        deviation=deviation,
+        decoded=Counter(each.decoded for each in seen if each.decoded is not None),
         unreadable=unreadable,
-        identical=_differing(same_file.values(), lambda example: example.split),
-        contradicting=_differing(same_file.values(), lambda example: example.label),
+        identical=_differing(seen, lambda each: each.sha256, lambda example: example.split),
+        contradicting=_differing(seen, lambda each: each.picture, lambda example: example.label),
+        near=_near(seen),
         crossing=_crossing(data.examples),
     )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a picture that was read: its moments by channel and its print, not its pixels."""
+
+    example: Example
+    sha256: str
+    shape: tuple[int, int, int]
+    decoded: str | None
+    mean: NDArray[np.float64]
+    square: NDArray[np.float64]
+    print: NDArray[np.int8]
+
+    @classmethod
+    def of(cls, example: Example, picture: Picture) -> _Seen:
+        pixels = picture.pixels
+        mean, square = (values.mean(axis=(0, 1), dtype=np.float64) for values in (pixels, pixels**2))
+        height, width, channels = pixels.shape
+        return cls(example, picture.sha256, (height, width, channels), picture.decoded, mean, square, print_of(pixels))
+
+    @property
+    def picture(self) -> tuple[str, str]:
+        """The file, and of a DICOM file the frame too: frames of one file may have labels of their own."""
+        return self.sha256, "" if self.decoded is None else self.example.path.partition("#")[2]
+
+
+def _moments(seen: Sequence[_Seen]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    channels = max((each.shape[2] for each in seen), default=0)
+    if not channels:
+        return (), ()
+    mean, square = (
+        np.mean([np.broadcast_to(values, channels) for values in of], axis=0)
+        for of in ([each.mean for each in seen], [each.square for each in seen])
+    )
+    return tuple(map(float, mean)), tuple(map(float, np.sqrt(np.maximum(square - mean**2, 0))))
+
+
+def _near(seen: Sequence[_Seen]) -> tuple[tuple[str, str], ...]:
+    prints = np.array([each.print for each in seen], np.int8).reshape(-1, LENGTH)
+    pairs = [(seen[one], seen[two]) for one, two in alike(prints, [each.example.split for each in seen])]
+    return tuple((one.example.id, two.example.id) for one, two in pairs if one.sha256 != two.sha256)
 
 
 def describe_data(name: str | Path) -> dict[str, Any]:
     """The report on a data set by name, as a document for people and programs.
 
     Returns:
-        name, images, classes, sizes, channels, columns, counts (split -> label -> images), warnings.
+        name, images, classes, sizes, modes, mean, deviation, columns, counts (split -> label -> images), warnings; of DICOM
+        files how they were decoded.
     """
     data = load_all(name)
     with progress("reading", len(data)) as advance:
@@ -114,7 +171,10 @@ def describe_data(name: str | Path) -> dict[str, Any]:
         "classes": len(report.classes),
         "smallest (height x width)": smallest,
         "largest (height x width)": largest,
-        "channels": list(report.channels),
+        **{f"{mode} pictures": count for mode, count in report.modes.items()},
+        "mean (of pixels in [0, 1])": [round(value, 4) for value in report.mean],
+        "standard deviation": [round(value, 4) for value in report.deviation],
+        **({"decoded": dict(report.decoded)} if report.decoded else {}),
         "columns": list(report.columns),
         "counts": report.counts,
         "warnings": report.warnings,
@@ -130,9 +190,14 @@ def _counts(data: Data) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _differing(files: Iterable[list[Example]], key: Callable[[Example], object]) -> tuple[tuple[str, ...], ...]:
-    """Ids of the examples of each file that differ in ``key``."""
-    return tuple(tuple(example.id for example in shown) for shown in files if len(set(map(key, shown))) > 1)
+def _differing(
+    seen: Iterable[_Seen], same: Callable[[_Seen], object], key: Callable[[Example], object]
+) -> tuple[tuple[str, ...], ...]:
+    """Ids of the examples that are the ``same`` and differ in ``key``."""
+    shown: dict[object, list[Example]] = defaultdict(list)
+    for each in seen:
+        shown[same(each)].append(each.example)
+    return tuple(tuple(each.id for each in group) for group in shown.values() if len(set(map(key, group))) > 1)
 
 
 def _crossing(examples: Iterable[Example]) -> tuple[str, ...]:

@@ -48,10 +48,12 @@ class Picture:
     Args:
         pixels: float32 (height, width, 1 or 3) in [0, 1].
         sha256: of the file's bytes, hexadecimal (of the pixels' bytes where there is no file).
+        decoded: how pixels came from a DICOM file's values, such as its window; None for other files.
     """
 
     pixels: NDArray[np.float32]
     sha256: str
+    decoded: str | None = None
 
 
 @dataclass(frozen=True)

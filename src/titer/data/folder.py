@@ -14,7 +14,6 @@ from titer.errors import InputError
 _SPLITS = ("train", "val", "test")
 _MEANT = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
 _LITTER = {"__MACOSX", "Thumbs.db", "desktop.ini"}
-_DICOM = {".dcm", ".dicom"}
 
 
 def folder_rows(root: Path) -> list[Row]:
@@ -30,11 +29,7 @@ def folder_rows(root: Path) -> list[Row]:
     splits = [name for name in _SPLITS if (root / name).is_dir()]
     bases = {split: root / split for split in splits} if splits else {"test": root}
     rows = [
-        Row(path.relative_to(root).as_posix(), folder.name, split)
-        for split, base in bases.items()
-        for folder in _folders(base)
-        for path in _files(folder)
-        if path.suffix.lower() in SUFFIXES
+        row for split, base in bases.items() for folder in _folders(base) for row in class_rows(root, folder, split)
     ]
     if not rows:
         raise InputError(f"no pictures in {root}: {_instead(root)}")
@@ -44,6 +39,22 @@ def folder_rows(root: Path) -> list[Row]:
             if folder.name not in present:
                 raise InputError(f"class {folder.name!r} has no images in {root}: {_instead(folder)}")
     return rows
+
+
+def class_rows(root: Path, folder: Path, split: str, inside: str = "") -> list[Row]:
+    """The pictures of one class, whose name is the folder's.
+
+    Args:
+        root: paths are relative to it.
+        folder: the class's.
+        split: theirs.
+        inside: where they lie in it, as in ``COVID/images``, which has ``COVID/masks`` beside it.
+    """
+    return [
+        Row(path.relative_to(root).as_posix(), folder.name, split)
+        for path in _files(folder / inside)
+        if path.suffix.lower() in SUFFIXES
+    ]
 
 
 def _refuse_other_split_names(root: Path) -> None:
@@ -56,8 +67,6 @@ def _refuse_other_split_names(root: Path) -> None:
 
 def _instead(folder: Path) -> str:
     """What to say of a folder without pictures."""
-    if any(path.suffix.lower() in _DICOM for path in _files(folder)):
-        return "DICOM files are not read by this version; convert them to 16-bit PNG"
     if any(path.suffix.lower() in SUFFIXES for path in _files(folder)):
         return "its pictures lie in no class folder; expected folders named by class, or a metadata.csv"
     tables = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in TABLES)

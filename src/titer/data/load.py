@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from titer.data import phantoms
 from titer.data.captions import captioned
 from titer.data.classes import Wording, class_texts, reworded
+from titer.data.coop import coop
 from titer.data.corruptions import corrupted
-from titer.data.derived import part_of_train, pooled, some_classes
+from titer.data.derived import part_of_train, pooled, some_classes, windowed
+from titer.data.described import described
 from titer.data.example import ClassText, Data, Example, Picture
+from titer.data.files import from_rows
 from titer.data.folder import folder_rows
-from titer.data.pictures import file_digest, read_picture
+from titer.data.medmnist import medmnist
 from titer.data.splits import ALL, limited, of_split
 from titer.data.table import SUFFIXES, Row, table_rows
 from titer.errors import InputError, unknown
@@ -29,7 +30,9 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None, w
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
 
     Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``,
-    ``corrupted:NAME/SEVERITY@DATA``, ``captioned:DATA``, ``train:SHARE@DATA``.
+    ``corrupted:NAME/SEVERITY@DATA``, ``captioned:DATA``, ``train:SHARE@DATA``, ``windowed:CENTER/WIDTH@DATA`` (DICOM).
+    Or a file of MedMNIST's layout, ``medmnist:FILE.npz``, a set of CoOp's, ``coop:NAME@ROOT``, and others that a TOML
+    file describes, ``set:NAME@ROOT``.
 
     No picture is opened; each is read when its turn comes.
 
@@ -57,6 +60,13 @@ def load_all(name: str | Path, wording: Wording | None = None) -> Data:
 
 
 def _found(name: str | Path) -> Data:
+    try:
+        return _read_by_name(name)
+    except OSError as error:
+        raise InputError(f"{error.filename or name} cannot be read: {error.strerror}") from error
+
+
+def _read_by_name(name: str | Path) -> Data:
     if str(name) == "titer:phantoms":
         return _phantoms()
     kind, _, rest = str(name).partition(":")
@@ -64,17 +74,12 @@ def _found(name: str | Path) -> Data:
         return _MADE[kind](rest)
     if str(name).startswith("titer:"):
         raise unknown("data set", str(name), EMBEDDED)
-    if kind in ("coop", "medmnist"):
-        raise InputError(f"data set {str(name)!r}: sets of the kind {kind!r} cannot be read yet")
     if not str(name):
         raise InputError("the name of the data set is empty; expected titer:phantoms, a directory or a table")
     path = Path(name)
-    try:
-        if not path.exists():
-            raise _missing(path)
-        return _directory(path) if path.is_dir() else _table(path)
-    except OSError as error:
-        raise InputError(f"{error.filename or path} cannot be read: {error.strerror}") from error
+    if not path.exists():
+        raise _missing(path)
+    return _directory(path) if path.is_dir() else _table(path)
 
 
 def _some(rest: str) -> Data:
@@ -103,6 +108,15 @@ def _part(rest: str) -> Data:
     return part_of_train(_found(whole), which)
 
 
+def _windowed(rest: str) -> Data:
+    which, at, whole = rest.partition("@")
+    if not at:
+        raise InputError(
+            f"data set {f'windowed:{rest}'!r}: expected windowed:CENTER/WIDTH@DATA or windowed:NUMBER@DATA"
+        )
+    return windowed(_found(whole), which)
+
+
 def _pooled(rest: str) -> Data:
     return pooled([_found(part) for part in rest.split(",")])
 
@@ -115,8 +129,18 @@ def _captioned(rest: str) -> Data:
     return captioned(_found(rest))
 
 
-_MADE = {"captioned": _captioned, "classes": _some, "corrupted": _corrupted, "pooled": _pooled, "train": _part}
-"""Data sets made of others, by what stands before the colon; a path of that name wins."""
+_MADE = {
+    "captioned": _captioned,
+    "classes": _some,
+    "coop": coop,
+    "corrupted": _corrupted,
+    "medmnist": medmnist,
+    "pooled": _pooled,
+    "set": described,
+    "train": _part,
+    "windowed": _windowed,
+}
+"""What stands before the colon: sets made of others, and layouts of their own; a path of that name wins."""
 
 
 def _missing(path: Path) -> InputError:
@@ -132,55 +156,18 @@ def _missing(path: Path) -> InputError:
 def _directory(root: Path) -> Data:
     table = root / "metadata.csv"
     rows, columns = table_rows(table) if table.exists() else (folder_rows(root), ())
-    return _from_rows(root.name if root.name not in ("", "..") else root.resolve().name, root, rows, columns)
+    return _read_from(root.name if root.name not in ("", "..") else root.resolve().name, root, rows, columns)
 
 
 def _table(file: Path) -> Data:
     if file.suffix.lower() not in SUFFIXES:
         raise InputError(f"{file}: expected a directory or a table ({', '.join(SUFFIXES)})")
     rows, columns = table_rows(file)
-    return _from_rows(file.name, file.parent, rows, columns)
+    return _read_from(file.name, file.parent, rows, columns)
 
 
-def _from_rows(name: str, root: Path, rows: Sequence[Row], columns: tuple[str, ...]) -> Data:
-    classes = class_texts(root / "classes.json", (row.label for row in rows))
-    places = {text.label: place for place, text in enumerate(classes)}
-    examples = tuple(
-        Example(
-            id=identifier,
-            path=row.path,
-            label=None if row.label is None else places[row.label],
-            caption=row.caption,
-            group=row.group,
-            split=row.split,
-            attributes=row.attributes,
-        )
-        for identifier, row in zip(_ids(rows), rows, strict=True)
-    )
-    return Data(name, ALL, None, classes, examples, columns, partial(_read, root), partial(_digest, root))
-
-
-def _read(root: Path, example: Example) -> Picture:
-    return read_picture(root / example.path)
-
-
-def _digest(root: Path, example: Example) -> str:
-    return file_digest(root / example.path)
-
-
-def _ids(rows: Sequence[Row]) -> list[str]:
-    """The table's ids, else paths; a path's second row gets ``#2``."""
-    seen: Counter[str] = Counter()
-    ids = []
-    for row in rows:
-        seen[row.path] += row.id is None
-        ids.append(row.id or (row.path if seen[row.path] == 1 else f"{row.path}#{seen[row.path]}"))
-        if any("\ud800" <= character <= "\udfff" for character in ids[-1]):
-            raise InputError(f"the id or file name {ids[-1]!a} is not valid Unicode; expected UTF-8")
-    repeated, count = Counter(ids).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"the id {repeated!r} is given to {count} rows; expected each id once")
-    return ids
+def _read_from(name: str, root: Path, rows: Sequence[Row], columns: tuple[str, ...]) -> Data:
+    return from_rows(name, root, rows, columns, class_texts(root / "classes.json", (row.label for row in rows)))
 
 
 def _phantoms() -> Data:

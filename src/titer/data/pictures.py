@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import re
 import warnings
 from pathlib import Path
 
@@ -11,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from titer.data import dicom
 from titer.data.example import Picture
 from titer.errors import PictureError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"}) | dicom.SUFFIXES
 LARGEST = 100_000_000
 """Pixels; a larger picture is refused before it is decoded."""
 
@@ -22,6 +25,7 @@ LARGEST = 100_000_000
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF")
 _LARGEST_FILE = 2**30  # bytes; slides of several gigabytes would fill the memory before their size is known
 _DEEPEST = 65_535
+_CHOSEN = re.compile(r"(.+)#(\w+=[^#]*)", re.DOTALL)
 
 
 def read_picture(path: Path) -> Picture:
@@ -30,10 +34,10 @@ def read_picture(path: Path) -> Picture:
     Grey stays one channel: 8-bit values are divided by 255, 16-bit ones by 65,535 (also where only 12 bits are used),
     floating point is taken as it is. 16-bit colour is read with 8 bits. Palettes become colour, CMYK becomes RGB;
     transparency is laid over black, the background of radiology and of what masks leave out. The EXIF rotation is
-    applied. Of several frames the first is taken.
+    applied. Of several frames the first is taken. DICOM: see `titer.data.dicom`; there a frame must be chosen.
 
     Args:
-        path: the file.
+        path: the file; a DICOM file's frame and window may follow as ``#frame=3&window=40/400``.
 
     Returns:
         Pixels (height, width, 1 or 3) and the SHA-256 of the file's bytes.
@@ -41,8 +45,15 @@ def read_picture(path: Path) -> Picture:
     Raises:
         PictureError: if the file is missing, empty, truncated, too large or no picture; the message is one line.
     """
-    content = _content(path)
-    return Picture(_decode(content), hashlib.sha256(content).hexdigest())
+    file, asked = _asked(path)
+    content = _content(file)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if dicom.is_dicom(content):
+        pixels, decoded = dicom.decode(content, dicom.choice(asked) if asked else dicom.Choice(), LARGEST)
+        return Picture(pixels, sha256, decoded)
+    if asked:
+        raise PictureError(f"{asked!r} after the #: only of a DICOM file can frame and window be chosen")
+    return Picture(_decode(content), sha256)
 
 
 def file_digest(path: Path) -> str:
@@ -51,7 +62,13 @@ def file_digest(path: Path) -> str:
     Raises:
         PictureError: if the file is missing, empty or too large.
     """
-    return hashlib.sha256(_content(path)).hexdigest()
+    return hashlib.sha256(_content(_asked(path)[0])).hexdigest()
+
+
+def _asked(path: Path) -> tuple[Path, str]:
+    """The file, and what stands behind its ``#`` unless that is part of the file's name."""
+    found = _CHOSEN.fullmatch(str(path))
+    return (Path(found[1]), found[2]) if found and not os.path.lexists(path) else (path, "")
 
 
 def _content(path: Path) -> bytes:
@@ -84,7 +101,9 @@ def _decode(content: bytes) -> NDArray[np.float32]:
         except Image.DecompressionBombError as error:
             raise PictureError(f"far too many pixels; {_AT_MOST}") from error
         except UnidentifiedImageError as error:
-            raise PictureError(f"not a picture, or of a kind that is not read ({', '.join(_FORMATS)})") from error
+            raise PictureError(
+                f"not a picture, or of a kind that is not read ({', '.join(_FORMATS)}, DICOM)"
+            ) from error
         except Exception as error:  # on damaged bytes Pillow's parsers raise almost anything
             raise PictureError(f"the picture cannot be decoded: {_line(error)}") from error
 

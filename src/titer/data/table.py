@@ -1,15 +1,21 @@
-"""Tables of images: CSV, JSON lines or Parquet with a column of paths, and a label or a caption."""
+"""Tables of images: CSV, JSON lines or Parquet with a column of paths, and a label or a caption.
+
+Described sets (`titer.data.sets`) may also have theirs as JSON, text with tabs, Excel sheets, pickles of plain values, or packed
+with gzip.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import pickle
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from titer.errors import InputError
 
@@ -43,20 +49,56 @@ def table_rows(file: Path) -> tuple[list[Row], tuple[str, ...]]:
         InputError: for a file that cannot be read, is empty, or lacks a column it needs, and for paths that lead out of
             the table's directory.
     """
-    columns, records = _READERS[file.suffix.lower()](file)
-    if not records:
-        raise InputError(f"{file} has no rows")
+    columns, records = read_records(file)
     path = next((name for name in _PATHS if name in columns), None)
     if path is None:
         raise InputError(f"{file}: expected a column 'file_name' or 'path', got {', '.join(columns)}")
     if "label" not in columns and "caption" not in columns:
         raise InputError(f"{file}: expected a column 'label' or 'caption', got {', '.join(columns)}")
+    _refuse_mixed_labels(file, records)
     attributes = tuple(name for name in columns if name not in (path, *_OWN))
     return [_row(file, line, record, path, attributes) for line, record in enumerate(records, start=1)], attributes
 
 
+def _refuse_mixed_labels(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """A number among names (JSON lines tell them apart) is a slip, and would silently become a class of its own."""
+    first: dict[str, int] = {}
+    for line, record in enumerate(records, start=1):
+        label = record.get("label")
+        if cell(label) is not None and not isinstance(label, list | dict):
+            kind = "true or false" if isinstance(label, bool) else "a text" if isinstance(label, str) else "a number"
+            first.setdefault(kind, line)
+    if len(first) > 1:
+        found = ", ".join(f"{kind} in row {line}" for kind, line in first.items())
+        raise InputError(f"{file}: labels are of several types ({found}); expected one")
+
+
+def read_records(file: Path, header: Sequence[str] = ()) -> Records:
+    """Columns and rows of a table of any kind; values are as they stand in it.
+
+    Args:
+        file: its suffix says of which kind it is.
+        header: names of the columns, for a text with tabs; it has none of its own.
+
+    Raises:
+        InputError: for a file that cannot be read or has no rows.
+    """
+    if file.suffix.lower() in _WITHOUT_HEADER:
+        columns, records = _tabs(file, header)
+    else:
+        columns, records = _READERS[kind_of(file)](file)
+    if not records:
+        raise InputError(f"{file} has no rows")
+    return columns, records
+
+
+def kind_of(file: Path) -> str:
+    """The suffix that says how a table is written, a gzip's own left aside."""
+    return Path(file.name.lower().removesuffix(".gz")).suffix
+
+
 def _row(file: Path, line: int, record: Mapping[str, Any], path: str, attributes: Sequence[str]) -> Row:
-    values = {name: _cell(value) for name, value in record.items()}
+    values = {name: cell(value) for name, value in record.items()}
     place = values.get(path)
     if place is None:
         raise InputError(f"{file}: row {line} has no {path}")
@@ -64,7 +106,7 @@ def _row(file: Path, line: int, record: Mapping[str, Any], path: str, attributes
         if isinstance(record.get(name), list | dict):
             raise InputError(f"{file}: row {line}: expected one value for {name!r}, got {record[name]!r}")
     return Row(
-        path=_relative(file, line, place),
+        path=relative(file, line, place, file.parent),
         label=values.get("label"),
         split=values.get("split") or "test",
         id=values.get("id"),
@@ -74,7 +116,8 @@ def _row(file: Path, line: int, record: Mapping[str, Any], path: str, attributes
     )
 
 
-def _cell(value: object) -> str | None:
+def cell(value: object) -> str | None:
+    """A value as the text that it stands for; None where it is absent."""
     if value is None or value != value:  # NaN
         return None
     if isinstance(value, list | dict):
@@ -84,25 +127,47 @@ def _cell(value: object) -> str | None:
     return text.strip() or None
 
 
-def _relative(file: Path, line: int, text: str) -> str:
-    """A path relative to the table's directory, in one spelling."""
-    root = file.parent.absolute().as_posix().rstrip("/") + "/"
+def relative(file: Path, line: int, text: str, base: Path) -> str:
+    """A path relative to the data, in one spelling.
+
+    Raises:
+        InputError: naming the table and its row, for one that leads out of it.
+    """
+    root = base.absolute().as_posix().rstrip("/") + "/"
     path = posixpath.normpath(text.replace("\\", "/").removeprefix(root))
     if path.startswith(("/", "../")) or re.match("[A-Za-z]:/", path) or path == "..":
-        raise InputError(f"{file}: row {line}: {text!r} is outside the data; expected a path below {file.parent}")
+        raise InputError(f"{file}: row {line}: {text!r} is outside the data; expected a path below {base}")
     return path
 
 
 def _csv(file: Path) -> Records:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
+        with _opened(file) as text:
             reader = csv.reader(text)
             header = [name.strip() for name in next(reader, [])]
             columns = _unique(file, [name for name in header if name])  # pandas leaves its index column without a name
             rows = [_cells(file, reader.line_num, header, cells) for cells in reader if any(map(str.strip, cells))]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
         raise InputError(f"{file} is not a readable CSV file in UTF-8: {error}") from error
     return columns, rows
+
+
+def _opened(file: Path) -> TextIO:
+    if file.suffix.lower() == ".gz":
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
+    return file.open(encoding="utf-8-sig", newline="")
+
+
+def _tabs(file: Path, header: Sequence[str]) -> Records:
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not in UTF-8: {error}") from error
+    rows = [line.split("\t", len(header) - 1) for line in lines if line.strip()]
+    for place, row in enumerate(rows, start=1):
+        if len(row) < len(header):
+            raise InputError(f"{file}: row {place}: expected {len(header)} cells between tabs, got {len(row)}")
+    return list(header), [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def _cells(file: Path, line: int, header: list[str], cells: list[str]) -> dict[str, Any]:
@@ -156,4 +221,61 @@ def _unique(file: Path, columns: list[str]) -> list[str]:
     return columns
 
 
-_READERS: dict[str, Callable[[Path], Records]] = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+def _json(file: Path) -> Records:
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from error
+    return _objects(file, rows)
+
+
+def _xlsx(file: Path) -> Records:
+    try:
+        import openpyxl
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{file}: Excel sheets are read by openpyxl: pip install 'titer[xlsx]', or save it as {file.stem}.csv beside it"
+        ) from error
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+        lines = [list(line) for line in book.worksheets[0].iter_rows(values_only=True)]
+        book.close()
+    except Exception as error:  # on damaged files it raises almost anything
+        raise InputError(f"{file} is not a readable Excel sheet: {error}") from error
+    header = ["" if value is None else str(value).strip() for value in (lines or [[]])[0]]
+    columns = _unique(file, [name for name in header if name])
+    rows = [dict(zip(header, line, strict=False)) for line in lines[1:] if any(value is not None for value in line)]
+    return columns, [{name: row[name] for name in columns if name in row} for row in rows]
+
+
+class _Plain(pickle.Unpickler):
+    """Lists, dictionaries, texts and numbers; whatever needs a class or a function is refused, so no code runs."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it holds {module}.{name}; only plain values are read")
+
+
+def _pickle(file: Path) -> Records:
+    try:
+        with file.open("rb") as content:
+            rows = _Plain(content).load()
+    except Exception as error:  # on damaged bytes it raises almost anything
+        raise InputError(f"{file} is not a readable pickle of plain values: {error}") from error
+    return _objects(file, rows)
+
+
+def _objects(file: Path, rows: object) -> Records:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{file}: expected a list of objects")
+    return list(dict.fromkeys(str(name) for row in rows for name in row)), rows
+
+
+_WITHOUT_HEADER = (".txt", ".tsv")
+_READERS: dict[str, Callable[[Path], Records]] = {
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+    ".parquet": _parquet,
+    ".json": _json,
+    ".xlsx": _xlsx,
+    ".pkl": _pickle,
+}

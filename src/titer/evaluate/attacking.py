@@ -29,7 +29,7 @@ from titer.evaluate.checks import Check, SelfChecks
 from titer.evaluate.machine import default_workers
 from titer.evaluate.running import Crew, conclude, running
 from titer.evaluate.smoothing import seed_for
-from titer.evaluate.subject import Subject, keep_picture, load_subject
+from titer.evaluate.subject import Subject, keep_picture, kept, load_subject
 from titer.features.stream import threads
 from titer.models.classifier import Classifier
 from titer.models.encoder import Encoder
@@ -98,7 +98,7 @@ def attack(
     settings: dict[str, Any] | None = None,
     seed: int | None = None,
     workers: int | None = None,
-    images: bool = True,
+    images: bool | None = None,
     checks: bool = True,
     command: str | None = None,
     **subject: Any,
@@ -118,7 +118,7 @@ def attack(
         settings: of the attack.
         seed: of its randomness; 0 unless given.
         workers: threads; one per core unless given. Changes no number.
-        images: keep thumbnails for the report.
+        images: keep thumbnails for the report; unless given, all but those of DICOM files.
         checks: run the self-checks.
         command: what run.json says the run was started by.
         subject: what else ``load_subject`` takes (``prompts``, ``split``, ``limit``, ...).
@@ -195,7 +195,7 @@ def execute(
     out: str | Path,
     *,
     workers: int | None = None,
-    images: bool = True,
+    images: bool | None = None,
     checks: bool = True,
     command: str | None = None,
 ) -> Run:
@@ -215,14 +215,14 @@ def execute(
 class _Session:
     """One process's work on a run: chunks of images out, records in."""
 
-    def __init__(self, chosen: AttackPlan, writer: RunWriter, images: bool) -> None:
+    def __init__(self, chosen: AttackPlan, writer: RunWriter, images: bool | None) -> None:
         self.plan = chosen
         self.writer = writer
         self.images = images
         self.failed: dict[str, str] = {}
         self.lock = threading.Lock()
         self.crew = Crew()
-        self.shown = {example.id for example in chosen.data.examples[:_SHOWN]} if images else set()
+        self.first = {example.id for example in chosen.data.examples[:_SHOWN]}
 
     def run(self, workers: int, checks: bool) -> None:
         todo = self.plan.data.examples
@@ -280,7 +280,7 @@ class _Session:
             except PictureError as error:
                 self._fail(example, str(error))
                 continue
-            if self.images:
+            if kept(self.images, fields):
                 with self.lock:
                     keep_picture(image, self.writer.path / "images", example.id)
             yield image, fields
@@ -357,7 +357,7 @@ class _Session:
                     "seconds": round(share if bool(active[row]) else 0.0, 4),
                 }
             )
-            if fields["sample_id"] in self.shown and bool(active[row]):
+            if fields["sample_id"] in self.first and kept(self.images, fields) and bool(active[row]):
                 self._keep(image, shown[row], f"{fields['sample_id']}|{prompts}|{threat.epsilon:g}")
         return records
 

@@ -33,7 +33,7 @@ from titer.evaluate.attacking import allowed, distances
 from titer.evaluate.machine import default_workers, reuse_buffers
 from titer.evaluate.running import Crew, conclude, running
 from titer.evaluate.smoothing import seed_for
-from titer.evaluate.subject import Subject, keep_picture
+from titer.evaluate.subject import Subject, keep_picture, kept
 from titer.features.stream import threads
 from titer.models import load_model
 from titer.models.encoder import Encoder
@@ -128,7 +128,7 @@ def attack_pairs(
     settings: dict[str, Any] | None = None,
     seed: int | None = None,
     workers: int | None = None,
-    images: bool = True,
+    images: bool | None = None,
     command: str | None = None,
     **subject: Any,
 ) -> Run:
@@ -144,7 +144,7 @@ def attack_pairs(
         settings: of the attack; ``swap`` is a table of its own.
         seed: of its randomness; 0 unless given.
         workers: threads; one per core unless given. Changes no number.
-        images: keep thumbnails of the first images.
+        images: keep thumbnails of the first images; unless given, not those of DICOM files.
         command: what run.json says the run was started by.
         subject: what else ``plan_retrieval`` takes (``split``, ``limit``, ...).
 
@@ -222,7 +222,7 @@ def execute(
     out: str | Path,
     *,
     workers: int | None = None,
-    images: bool = True,
+    images: bool | None = None,
     command: str | None = None,
 ) -> Run:
     """Carry a plan out, or go on with it.
@@ -255,14 +255,15 @@ class _Opened:
 class _Session:
     """One process's work on a run: chunks of images out, records in."""
 
-    def __init__(self, chosen: RetrievalPlan, writer: RunWriter, images: bool) -> None:
+    def __init__(self, chosen: RetrievalPlan, writer: RunWriter, images: bool | None) -> None:
         self.plan = chosen
         self.writer = writer
         self.failed: dict[str, str] = {}
         self.lock = threading.Lock()
         self.crew = Crew()
         self.pairs = chosen.captioned()
-        self.shown = {pair.example.id for pair in self.pairs[:_SHOWN]} if images else set()
+        self.images = images
+        self.first = {pair.example.id for pair in self.pairs[:_SHOWN]}
         self.encoder = dataclasses.replace(chosen.encoder, image_tower=self.crew.stoppable(chosen.encoder.image_tower))
 
     def run(self, workers: int) -> None:
@@ -357,7 +358,7 @@ class _Session:
 
     def _keep(self, one: _Opened, attacked: Tensor, threat: Threat) -> None:
         sample = one.fields["sample_id"]
-        if sample not in self.shown:
+        if sample not in self.first or not kept(self.images, one.fields):
             return
         with self.lock:
             keep_picture(one.image, self.writer.path / "images", sample)

@@ -21,7 +21,7 @@ from titer.errors import InputError, PictureError
 from titer.evaluate.machine import default_workers, free_memory, peak_memory
 from titer.evaluate.plan import Plan
 from titer.evaluate.running import conclude, running
-from titer.evaluate.subject import keep_picture
+from titer.evaluate.subject import keep_picture, kept
 from titer.features.stream import Voter, one_channel, one_thread, threads
 from titer.noise import BLOCK
 from titer.progress import progress
@@ -34,7 +34,7 @@ def execute(
     *,
     workers: int | None = None,
     batch_size: int | None = None,
-    images: bool = True,
+    images: bool | None = None,
     command: str | None = None,
 ) -> Run:
     """Carry a plan out, or go on with it.
@@ -93,7 +93,7 @@ def probe(chosen: Plan, blocks: int = 1) -> Probe:
 class _Session:
     """One process's work on a run: jobs out, records in."""
 
-    def __init__(self, chosen: Plan, writer: RunWriter, images: bool) -> None:
+    def __init__(self, chosen: Plan, writer: RunWriter, images: bool | None) -> None:
         self.plan = chosen
         self.writer = writer
         self.images = images
@@ -153,7 +153,7 @@ class _Session:
         image, self.seen[example.id] = self.plan.open(example)
         if self.plan.channels == 1:
             one_channel(image)
-        if self.images:
+        if kept(self.images, self.seen[example.id]):
             keep_picture(image, self.writer.path / "images", example.id)
         return image
 

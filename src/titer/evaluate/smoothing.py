@@ -28,7 +28,7 @@ def certify(
     seed: int | None = None,
     workers: int | None = None,
     batch_size: int | None = None,
-    images: bool = True,
+    images: bool | None = None,
     command: str | None = None,
     **options: Any,
 ) -> Run:
@@ -46,7 +46,7 @@ def certify(
         seed: of the noise; a fresh one of the operating system unless given, the recorded one on resume.
         workers: threads; one per core unless given. Changes no number.
         batch_size: most draws in flight; found by itself unless given. Changes no number.
-        images: keep thumbnails for the report.
+        images: keep thumbnails for the report; unless given, all but those of DICOM files.
         command: what run.json says the run was started by.
         options: settings of the certifier, and what ``plan`` takes (``prompts``, ``split``, ``limit``, ``joint``, ...).
 
@@ -83,7 +83,7 @@ def predict(
     seed: int | None = None,
     workers: int | None = None,
     batch_size: int | None = None,
-    images: bool = True,
+    images: bool | None = None,
     command: str | None = None,
     **options: Any,
 ) -> Run:

@@ -100,7 +100,10 @@ class Subject:
             fields["group"] = example.group
         if self.by:
             fields["attributes"] = {column: example.attributes.get(column) for column in self.by}
-        return {**fields, "sha256": picture.sha256}
+        fields["sha256"] = picture.sha256
+        if picture.decoded is not None:
+            fields["decoded"] = picture.decoded
+        return fields
 
 
 def load_subject(
@@ -180,6 +183,11 @@ def _classifiers(
         for short, name in named
     }
     return found | {name: zero_shot(encoder, data.classes, name, name=name) for name in templates}
+
+
+def kept(images: bool | None, fields: Record) -> bool:
+    """Whether thumbnails of an image are kept: as asked; unasked, all but those of DICOM files, which may show whose they are."""
+    return "decoded" not in fields if images is None else images
 
 
 def keep_picture(image: Tensor, directory: Path, name: str) -> None:

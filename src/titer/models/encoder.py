@@ -36,6 +36,7 @@ class Encoder:
         device, dtype: of the weights.
         upstream: SHA-256 of the pictures it was trained on, where the model's directory lists them.
         front: what images pass before normalisation, such as a denoiser; the fingerprint covers its weights.
+        architecture: what it is made of, in words, where known.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Encoder:
     dtype: torch.dtype
     upstream: frozenset[str] = frozenset()
     front: Front | None = None
+    architecture: str = ""
 
     @property
     def size(self) -> int:

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import GatedRepoError
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
+from transformers import (
+    AutoTokenizer,
+    BertTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    SiglipConfig,
+    SiglipModel,
+)
 
 from titer.errors import InputError, unknown
+from titer.models.cards import terms_of
 from titer.models.encoder import Encoder
 from titer.models.injection import Injection
 from titer.models.pixels import from_config
 from titer.models.weights import fingerprint_of, load_strictly, read_json, read_weights
 
 _KINDS = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
+_TOKENIZERS = {
+    "clip": (CLIPTokenizer, (("vocab.json", "merges.txt"), ("tokenizer.json",))),
+    "bert": (BertTokenizer, (("vocab.txt",), ("tokenizer.json",))),
+}
 _LAYOUT = "a model in Hugging Face layout"
 _WORDS = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer_config.json")
 _UNTELLING = (
@@ -28,7 +42,9 @@ _UNTELLING = (
     "torch_dtype",
     "dtype",
 )  # of config.json: no answer depends on them
-_FILES = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+_BESIDE = ["*.json", "*.txt", "*.model"]
+WEIGHTS = ("model*.safetensors", "pytorch_model.bin")
+"""Files of weights in this layout, the better one first."""
 
 
 def load_directory(directory: Path, name: str, device: torch.device, dtype: torch.dtype) -> Encoder:
@@ -36,6 +52,17 @@ def load_directory(directory: Path, name: str, device: torch.device, dtype: torc
 
     Raises:
         InputError: for a directory that is no CLIP or SigLIP model, or whose weights do not fit.
+    """
+    return load_network(directory, name, device, dtype)[0]
+
+
+def load_network(
+    directory: Path, name: str, device: torch.device, dtype: torch.dtype
+) -> tuple[Encoder, CLIPModel | SiglipModel]:
+    """The encoder, and the model of the transformers library that it computes with.
+
+    Raises:
+        InputError: as ``load_directory``.
     """
     config_file = read_json(directory / "config.json", _LAYOUT)
     kind = config_file.get("model_type")
@@ -50,45 +77,75 @@ def load_directory(directory: Path, name: str, device: torch.device, dtype: torc
         read_json(directory / "preprocessor_config.json", _LAYOUT), config.vision_config.image_size
     )
     tokenizer = _tokenizer(directory)
-    length = config.text_config.max_position_embeddings
     model = model.to(device=device, dtype=dtype)
-    return Encoder(
+    text, length = model.text_model, config.text_config.max_position_embeddings
+    image_tower = ImageTower(model.vision_model, getattr(model, "visual_projection", nn.Identity()))
+    encoder = Encoder(
         name=name,
-        image_tower=ImageTower(model.vision_model, getattr(model, "visual_projection", nn.Identity())),
-        text_tower=TextTower(model, tokenizer, length, fixed=kind == "siglip"),
+        image_tower=image_tower,
+        text_tower=TextTower(
+            lambda **tokens: model.get_text_features(**tokens).pooler_output,
+            text.embeddings.token_embedding,
+            text.encoder.layers,
+            tokenizer,
+            length,
+            fixed=kind == "siglip",
+        ),
         preprocess=preprocess,
-        dim=config.projection_dim if kind == "clip" else config.vision_config.hidden_size,
+        dim=image_tower.dim,
         # SigLIP also adds a bias, the same for all classes: no answer depends on it
         logit_scale=float(model.logit_scale.exp()),
-        fingerprint=fingerprint_of(weights, *_content(directory, config_file), preprocess, str(dtype)),
+        fingerprint=fingerprint_of(weights, *content_of(directory, config_file), preprocess, str(dtype)),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         device=device,
         dtype=dtype,
         upstream=_upstream(directory / "upstream.json"),
+        architecture=f"{kind}: {described(config.vision_config, config.text_config, length)}",
+    )
+    return encoder, model
+
+
+def described(vision: Any, text: Any, length: int) -> str:
+    """What two configurations say of their transformers, in words."""
+    return (
+        f"{vision.num_hidden_layers} layers of {vision.hidden_size} on patches of {vision.patch_size} pixels "
+        f"({vision.hidden_act}); text: {text.num_hidden_layers} layers of {text.hidden_size}, {length} tokens "
+        f"({text.hidden_act})"
     )
 
 
-def _content(directory: Path, config_file: dict[str, Any]) -> tuple[str, ...]:
+def content_of(directory: Path, config_file: dict[str, Any]) -> tuple[str, ...]:
     """What the files say of architecture and words, as they stand: what a library makes of them changes with its version."""
     told = {key: value for key, value in config_file.items() if key not in _UNTELLING}
     files = [directory / name for name in _WORDS if (directory / name).exists()]
     return json.dumps(told, sort_keys=True), *(sha256(file.read_bytes()).hexdigest() for file in files)
 
 
-def fetch(hub_id: str) -> Path:
+def fetch(hub_id: str, weights: Iterable[str] = WEIGHTS) -> Path:
     """The directory of a hub model: the cached copy, else a download.
+
+    Args:
+        hub_id: OWNER/NAME.
+        weights: patterns of files of weights; the first that the model has is taken.
 
     Raises:
         InputError: if it is not cached and cannot be fetched.
     """
     try:
-        path = Path(snapshot_download(hub_id, allow_patterns=_FILES))
-        if not list(path.glob("model*.safetensors")):
-            path = Path(snapshot_download(hub_id, allow_patterns=[*_FILES, "pytorch_model.bin"]))
+        for pattern in weights:
+            path = Path(snapshot_download(hub_id, allow_patterns=[*_BESIDE, pattern]))
+            if list(path.glob(pattern)):
+                break
+    except GatedRepoError as error:
+        raise InputError(
+            f"{hub_id!r} is gated{terms_of(hub_id)}: accept its terms at https://huggingface.co/{hub_id}, run `hf auth login` "
+            "and try again, or give the path of a local copy"
+        ) from error
     except Exception as error:  # the hub's client raises classes of three libraries
         raise InputError(
-            f"{hub_id!r} is no directory here, and as a hub id it cannot be fetched ({type(error).__name__}); "
-            "offline, give the path of a local copy"
+            f"{hub_id!r} is no directory here, and as a hub id it cannot be fetched ({type(error).__name__}); offline, put "
+            f"{', '.join(_BESIDE)} and {' or '.join(weights)} of https://huggingface.co/{hub_id}{terms_of(hub_id)} into one "
+            "directory and give its path"
         ) from error
     return path
 
@@ -98,6 +155,31 @@ def _tokenizer(directory: Path) -> Any:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{directory}: no usable tokenizer: {str(error).splitlines()[0]}") from error
+
+
+def tokenizer_beside(directory: Path, kind: Literal["clip", "bert"], home: str) -> tuple[Any, Path]:
+    """The tokenizer of weights in another layout, and the directory that it was found in.
+
+    Args:
+        directory: of the weights; a folder ``tokenizer`` in it is looked into as well.
+        kind: which words and rules.
+        home: hub id of a model that has its files, for the error.
+
+    Raises:
+        InputError: if its files are in neither place.
+    """
+    make, ways = _TOKENIZERS[kind]
+    for place in (directory, directory / "tokenizer"):
+        if any(all((place / file).exists() for file in files) for files in ways):
+            try:
+                return make.from_pretrained(place, local_files_only=True), place
+            except Exception as error:  # what the library raises of a damaged file depends on the file
+                raise InputError(f"{place}: no usable tokenizer: {str(error).splitlines()[0]}") from error
+    files = ", or ".join(" and ".join(files) for files in ways)
+    raise InputError(
+        f"{directory}: the tokenizer is missing: get {files} from https://huggingface.co/{home} and put them there, or into "
+        f"{directory / 'tokenizer'}"
+    )
 
 
 def _unknown_word(tokenizer: Any) -> str:
@@ -114,28 +196,21 @@ def _upstream(file: Path) -> frozenset[str]:
     return frozenset(digest or f"{name}:{key}" for name, seen in sets.items() for key, digest in seen.items())
 
 
-def _stack(transformer: Any) -> tuple[nn.Module, nn.ModuleList]:
-    """Embeddings and layers."""
-    return transformer.embeddings, transformer.encoder.layers
-
-
-class ImageTower(nn.Module):
+class ProjectedTower(nn.Module):
     """Normalised images to features, with its transformer within reach.
 
     Args:
         vision: images (batch, 3, size, size) -> pooled output (batch, width).
         projection: to the space that images and texts share; SigLIP has none.
 
-    ``injections`` has a place in front of each layer, the first behind the embeddings; ``width`` is that of a token.
+    ``dim`` is the number of features.
     """
 
     def __init__(self, vision: Any, projection: nn.Module) -> None:
         super().__init__()
+        self.dim = int(getattr(projection, "out_features", vision.config.hidden_size))
         self.vision: nn.Module = vision
         self.projection = projection
-        embeddings, layers = _stack(vision)
-        self.width: int = vision.config.hidden_size
-        self.injections = tuple(map(Injection, (embeddings, *layers[:-1])))
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (batch, dim)."""
@@ -143,11 +218,25 @@ class ImageTower(nn.Module):
         return features
 
 
+class ImageTower(ProjectedTower):
+    """A ViT, which takes tokens beside the patches.
+
+    ``injections`` has a place in front of each layer, the first behind the embeddings; ``width`` is that of a token.
+    """
+
+    def __init__(self, vision: Any, projection: nn.Module) -> None:
+        super().__init__(vision, projection)
+        self.width: int = vision.config.hidden_size
+        self.injections = tuple(map(Injection, (vision.embeddings, *vision.encoder.layers[:-1])))
+
+
 class TextTower:
     """Texts or token ids to features, with a place to inject learned tokens.
 
     Args:
-        model: a CLIP or SigLIP model.
+        encode: (input_ids, attention_mask where not ``fixed``) -> features (texts, dim).
+        embedding: from token ids to embeddings; ``encode`` goes through it.
+        layers: of the transformer, with a place for tokens in front of each but the first; none where they are not given.
         tokenizer: of the model.
         length: most tokens of a text.
         fixed: pad to ``length`` and use no mask, as SigLIP was trained.
@@ -155,15 +244,24 @@ class TextTower:
     ``unknown`` is the word that stands for one that is left out.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, length: int, fixed: bool) -> None:
+    def __init__(
+        self,
+        encode: Callable[..., Tensor],
+        embedding: nn.Embedding,
+        layers: Sequence[nn.Module],
+        tokenizer: Any,
+        length: int,
+        fixed: bool = False,
+    ) -> None:
         self.length = length
-        self.embedding: nn.Embedding = model.text_model.embeddings.token_embedding
-        self.width = self.embedding.embedding_dim
-        self.injection = Injection(self.embedding)
-        self.deeper = tuple(map(Injection, _stack(model.text_model)[1][:-1]))
+        self.embedding = embedding
+        self.width = embedding.embedding_dim
+        self.injection = Injection(embedding)
+        self.layers = tuple(layers)
+        self.deeper = tuple(map(Injection, self.layers[:-1]))
         self.start = self._place_of_first_token(tokenizer)
         self.unknown = _unknown_word(tokenizer)
-        self.model = model
+        self._encode = encode
         self._tokenizer = tokenizer
         self._fixed = fixed
 
@@ -188,8 +286,7 @@ class TextTower:
 
     def features(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """Features (texts, dim) of lists of ids; differentiable in what is injected."""
-        features: Tensor = self.model.get_text_features(**self.padded(ids)).pooler_output
-        return features
+        return self._encode(**self.padded(ids))
 
     def padded(self, ids: Sequence[Sequence[int]]) -> Any:
         """What the model takes for lists of ids, by name, on its device."""

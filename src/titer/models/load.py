@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from titer.errors import InputError, unknown
 from titer.models.encoder import Encoder
@@ -17,7 +18,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def load_model(name: str | Path, *, device: str | None = None, dtype: str = "float32") -> Encoder:
-    """An encoder: ``titer:tiny``, a directory in Hugging Face layout, or a hub id. An existing path wins over a hub id.
+    """An encoder: ``titer:tiny``, a directory in Hugging Face's or open_clip's layout, a hub id,
+    ``open_clip:ARCHITECTURE/PATH`` or ``medclip:PATH``. An existing path wins over a hub id.
 
     Args:
         name: see above.
@@ -27,40 +29,57 @@ def load_model(name: str | Path, *, device: str | None = None, dtype: str = "flo
     Raises:
         InputError: for a model that does not exist or cannot be used.
     """
-    from titer.models import huggingface
+    from titer.models import huggingface, medclip, open_clip
 
-    if dtype not in _DTYPES:
-        raise unknown("dtype", dtype, _DTYPES)
-    place = _device(device)
-    directory = model_directory(name)
-    text = str(name)
-    short = directory.name if Path(text).is_dir() else text
-    return huggingface.load_directory(directory, short, place, _DTYPES[dtype])
+    place, text, kind = _device(device), str(name), _dtype(dtype)
+    if text.startswith("open_clip:"):
+        return open_clip.load(text.removeprefix("open_clip:"), place, kind)
+    if text.startswith("medclip:"):
+        return medclip.load(text.removeprefix("medclip:"), place, kind)
+    path, short = _directory(text)
+    load_directory = open_clip.load_directory if open_clip.looks_like(path) else huggingface.load_directory
+    return load_directory(path, short, place, kind)
 
 
-def model_directory(name: str | Path) -> Path:
-    """The directory of a model by its name, as for ``load_model``; a hub model is fetched if it is not cached.
+def open_model(name: str | Path, *, device: str | None = None) -> tuple[Encoder, nn.Module, Path]:
+    """A CLIP model in Hugging Face layout as what can be trained: encoder, the network behind it, its directory.
 
     Raises:
-        InputError: for a model that does not exist or is of a kind that is not read.
+        InputError: for a model that does not exist, or of another kind or layout.
     """
-    from titer.models import huggingface
+    from titer.models import huggingface, open_clip
 
     text = str(name)
+    if text.startswith(("open_clip:", "medclip:")) or open_clip.looks_like(path := _directory(text)[0]):
+        raise InputError(f"{text}: only CLIP models in Hugging Face layout are pre-trained by this version")
+    encoder, network = huggingface.load_network(path, _directory(text)[1], _device(device), torch.float32)
+    if type(network).__name__ != "CLIPModel":
+        raise InputError(f"{text}: only CLIP models in Hugging Face layout are pre-trained by this version")
+    return encoder, network, path
+
+
+def _directory(text: str) -> tuple[Path, str]:
+    """The directory of a model and what it is called; a hub model is fetched if it is not cached."""
+    from titer.models import huggingface, open_clip
+
     if text in EMBEDDED:
-        return Path(__file__).parent / "tiny"
+        return Path(__file__).parent / "tiny", text
     if text.startswith("titer:"):
         raise unknown("model", text, EMBEDDED)
-    if text.startswith(("open_clip:", "medclip:")):
-        raise InputError(f"{text}: models of this kind are not read by this version; convert it to Hugging Face layout")
     path = Path(text)
     if path.is_dir():
-        return path.resolve()
+        return path, path.resolve().name
     if path.exists():
-        raise InputError(f"{text} is a file; expected a directory in Hugging Face layout")
+        raise InputError(f"{text} is a file; expected a directory, or open_clip:ARCHITECTURE/{text}")
     if not _HUB_ID.fullmatch(text):
         raise unknown("model: no such directory, and not a hub id (owner/name):", text, EMBEDDED)
-    return huggingface.fetch(text)
+    return huggingface.fetch(text, (*huggingface.WEIGHTS, *open_clip.WEIGHTS)), text
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in _DTYPES:
+        raise unknown("dtype", name, _DTYPES)
+    return _DTYPES[name]
 
 
 def _device(name: str | None) -> torch.device:

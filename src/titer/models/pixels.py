@@ -29,7 +29,8 @@ class Preprocess:
         size: height and width of the model's input, in pixels.
         mean, std: the model's normalisation, per channel.
         mode: ``crop`` brings the short side to ``resize`` and cuts the centre out (CLIP); ``squash`` brings both sides to
-            ``size`` (SigLIP).
+            ``size`` (SigLIP); ``pad`` puts the grey picture into the middle of a black square of at least ``size``, and
+            brings that to it (MedCLIP).
         resize: length of the short side before the crop; ``size`` unless given.
         resample: Pillow's number of the filter (3 is bicubic); all are antialiased.
     """
@@ -37,7 +38,7 @@ class Preprocess:
     size: int
     mean: Triple
     std: Triple
-    mode: Literal["crop", "squash"] = "crop"
+    mode: Literal["crop", "squash", "pad"] = "crop"
     resize: int | None = None
     resample: int = int(Image.Resampling.BICUBIC)
 
@@ -53,6 +54,8 @@ class Preprocess:
         height, width = pixels.shape[:2]
         if self.mode == "squash":
             resized = self._resized(pixels, self.size, self.size)
+        elif self.mode == "pad":
+            resized = self._resized(_padded(_grey(pixels), max(self.size, height, width)), self.size, self.size)
         else:
             short = self.resize or self.size
             scale = short / min(height, width)
@@ -70,6 +73,20 @@ class Preprocess:
     def _resized(self, pixels: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
         bands = [Image.fromarray(np.ascontiguousarray(pixels[..., band])) for band in range(pixels.shape[2])]
         return np.stack([np.asarray(band.resize((width, height), Image.Resampling(self.resample))) for band in bands])
+
+
+def _grey(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Luma of ITU-R 601, as Pillow's mode L, (height, width, 1)."""
+    luma = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+    return pixels if pixels.shape[2] == 1 else pixels @ luma
+
+
+def _padded(pixels: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    height, width, bands = pixels.shape
+    square = np.zeros((side, side, bands), dtype=np.float32)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = pixels
+    return square
 
 
 def from_config(config: Mapping[str, Any], image_size: int) -> Preprocess:
@@ -92,8 +109,8 @@ def from_config(config: Mapping[str, Any], image_size: int) -> Preprocess:
     normal = config.get("do_normalize", True)
     return Preprocess(
         size=image_size,
-        mean=_triple(config.get("image_mean", (0.5, 0.5, 0.5))) if normal else (0.0, 0.0, 0.0),
-        std=_triple(config.get("image_std", (0.5, 0.5, 0.5))) if normal else (1.0, 1.0, 1.0),
+        mean=triple(config.get("image_mean", (0.5, 0.5, 0.5))) if normal else (0.0, 0.0, 0.0),
+        std=triple(config.get("image_std", (0.5, 0.5, 0.5))) if normal else (1.0, 1.0, 1.0),
         mode="squash" if squash and not crops else "crop",
         resize=size,
         resample=int(config.get("resample", Image.Resampling.BICUBIC)),
@@ -111,6 +128,7 @@ def _size(value: Any) -> tuple[int, bool]:
     return int(value["height"]), True
 
 
-def _triple(values: Any) -> Triple:
+def triple(values: Any) -> Triple:
+    """Three numbers, one for each channel."""
     red, green, blue = (float(value) for value in values)
     return red, green, blue

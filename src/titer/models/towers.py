@@ -62,9 +62,10 @@ def layered_tower(encoder: Encoder) -> LayeredTower:
 
 
 def _hidden(encoder: Encoder, consequence: str) -> InputError:
+    why = getattr(encoder.image_tower, "closed", "hides its layers")
     return InputError(
-        f"{encoder.name}: its image encoder hides its layers, so {consequence}; "
-        "expected titer:tiny, or a CLIP or SigLIP model in Hugging Face layout"
+        f"{encoder.name}: its image encoder {why}, so {consequence}; "
+        "expected titer:tiny, or a CLIP or SigLIP model in Hugging Face or open_clip layout"
     )
 
 

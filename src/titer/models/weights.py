@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,33 @@ from titer.errors import InputError
 
 Weights = dict[str, Tensor]
 
+_PARALLEL = "module."
 _NAMED = 3  # how many offending tensors a message lists
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a tensor of a module stands in the file of another library.
+
+    Args:
+        name: of the tensor in the file.
+        third: which third of its rows, for query, key and value in one tensor; all rows where None.
+        transposed: whether rows and columns are exchanged.
+    """
+
+    name: str
+    third: int | None = None
+    transposed: bool = False
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """The file's tensor, or the part of it, as the module wants it."""
+        part = tensor if self.third is None else tensor.chunk(3)[self.third]
+        return part.T.contiguous() if self.transposed else part
+
+    def shape(self, wanted: torch.Size) -> tuple[int, ...]:
+        """What the file's tensor must be for the module's to be ``wanted``."""
+        rows = wanted if self.third is None else (3 * wanted[0], *wanted[1:])
+        return tuple(reversed(rows)) if self.transposed else tuple(rows)
 
 
 def read_weights(directory: Path) -> Weights:
@@ -60,12 +87,16 @@ def read_json(file: Path, kind: str) -> dict[str, Any]:
 def read_tensors(file: Path) -> Weights:
     """The tensors of one file: safetensors, or a pickle of tensors without its code.
 
+    Of a training checkpoint its ``state_dict``; the ``module.`` that a parallel run puts before all names is taken away.
+
     Raises:
         InputError: if it is missing, damaged, or a pickle wants to execute code.
     """
     if not file.is_file():
         raise InputError(f"{file}: no such file; expected tensors in .safetensors, .pth, .pt or .bin")
-    return _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+    weights = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+    parallel = all(name.startswith(_PARALLEL) for name in weights)
+    return {name.removeprefix(_PARALLEL): tensor for name, tensor in weights.items()} if parallel else weights
 
 
 def _safetensors(file: Path) -> Weights:
@@ -83,38 +114,57 @@ def _pickled(file: Path) -> Weights:
     except pickle.UnpicklingError as error:
         raise InputError(f"{file} is refused: the pickle holds more than tensors and could execute code") from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
+        if "TorchScript" in str(error):  # OpenAI's own files of CLIP
+            raise InputError(
+                f"{file} is refused: it is a TorchScript archive, which holds code beside tensors; "
+                "get the same weights as .safetensors, or save their state_dict"
+            ) from error
         raise InputError(f"{file} is damaged: {error}") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError(f"{file}: expected a dictionary of tensors, got {type(content).__name__}")
     return content
 
 
-def load_strictly(module: nn.Module, weights: Weights, source: Path) -> None:
+def load_strictly(module: nn.Module, weights: Weights, source: Path, origin: Callable[[str], Origin] = Origin) -> None:
     """Put weights into a module; every tensor must have its place and shape.
 
+    Args:
+        module: to be filled.
+        weights: of a file.
+        source: the file, for errors.
+        origin: a name in the module -> where it stands in the file; under the same name unless given.
+
     Raises:
-        InputError: for missing, unexpected, wrongly shaped or non-finite tensors, naming the first few.
+        InputError: for missing, unexpected, wrongly shaped or non-finite tensors, naming the first few as the file does.
     """
     expected = module.state_dict()
+    origins = {name: origin(name) for name in expected}
+    wanted = {place.name for place in origins.values()}
     # older transformers stored these constants; they are not weights
-    weights = {
-        name: tensor for name, tensor in weights.items() if not name.endswith("position_ids") or name in expected
-    }
-    missing, unexpected = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    held = {name for name in weights if not name.endswith("position_ids") or name in wanted}
+    missing, unexpected = wanted - held, held - wanted
     if missing:
         raise InputError(f"{source}: {len(missing)} tensors are missing, such as {_some(missing)}")
     if unexpected:
         raise InputError(
             f"{source}: {len(unexpected)} tensors do not belong to this model, such as {_some(unexpected)}"
         )
-    for name, tensor in weights.items():
-        if tensor.shape != expected[name].shape:
-            raise InputError(
-                f"{source}: {name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
-            )
+    for name, place in origins.items():
+        tensor, shape = weights[place.name], place.shape(expected[name].shape)
+        if tensor.shape != shape:
+            raise InputError(f"{source}: {place.name} has shape {tuple(tensor.shape)}, expected {shape}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{source}: {name} holds nan or infinity")
-    module.load_state_dict({name: tensor.to(expected[name].dtype) for name, tensor in weights.items()})
+            raise InputError(f"{source}: {place.name} holds nan or infinity")
+    module.load_state_dict(
+        {name: place.take(weights[place.name]).to(expected[name].dtype) for name, place in origins.items()}
+    )
+
+
+def count_layers(weights: Weights, prefix: str) -> int:
+    """How many layers there are below a prefix that ends in front of their numbers."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})
 
 
 def fingerprint_of(weights: Mapping[str, Tensor], *facts: object) -> str:

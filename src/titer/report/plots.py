@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -176,6 +176,31 @@ def robust_figure(parts: Sequence[Ladder]) -> str:
         panels[0].set_ylabel("accuracy")
         _legend(figure, names)
         return _svg(figure, "robust")
+
+
+def levels_figure(panels_of: Mapping[str, Mapping[str, Sequence[tuple[float, Interval]]]], salt: str) -> str:
+    """Accuracy against the share of noised pairs: a panel for each kind of noise, a line for each head.
+
+    Args:
+        panels_of: kind of noise -> head -> (share, accuracy), by rising share.
+        salt: what tells the figure from others of its page.
+    """
+    names = list(dict.fromkeys(name for lines in panels_of.values() for name in lines))
+    with rc_context(_LOOK):
+        figure, panels = _panels(len(panels_of), 3.2)
+        for (title, lines), axes in zip(panels_of.items(), panels, strict=True):
+            shares = sorted({share for points in lines.values() for share, _ in points})
+            for name, points in lines.items():
+                place = names.index(name)
+                # heads stand beside each other, so that no bar hides another
+                aside = (place - (len(names) - 1) / 2) * 0.012 * (shares[-1] - shares[0] or 1)
+                _estimates(axes, [share + aside for share, _ in points], [value for _, value in points], place, name)
+            axes.set(title=title, xlabel="share of noised pairs")
+            axes.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
+            _share_axis(axes)
+        panels[0].set_ylabel("accuracy")
+        _legend(figure, names)
+        return _svg(figure, f"levels {salt}")
 
 
 def bounds_figure(pairs: Sequence[tuple[Line, Ladder]]) -> str:

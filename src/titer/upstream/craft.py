@@ -108,11 +108,7 @@ class CraftPlan:
 
     def chosen(self, pairs: Sequence[Captioned]) -> list[Captioned]:
         """Those to noise."""
-        sizes: Counter[str] = Counter()
-        for pair in pairs:
-            sizes[_group(pair.example)] += len(pair.captions)
-        groups = drawn_groups(sizes, self.ratio, self.seed)
-        return [pair for pair in pairs if _group(pair.example) in groups]
+        return noised_pairs(pairs, self.ratio, self.seed)
 
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included."""
@@ -160,6 +156,19 @@ class CraftPlan:
             "samples": {"expected": 0, "done": 0, "failed": 0},
             "seconds": 0.0,
         }
+
+
+def noised_pairs(pairs: Sequence[Captioned], ratio: float, seed: int) -> list[Captioned]:
+    """Those of the pairs that are noised at a ratio, whole groups; those of a smaller ratio are among them.
+
+    Raises:
+        InputError: for a ratio that whole groups cannot give.
+    """
+    sizes: Counter[str] = Counter()
+    for pair in pairs:
+        sizes[_group(pair.example)] += len(pair.captions)
+    groups = drawn_groups(sizes, ratio, seed)
+    return [pair for pair in pairs if _group(pair.example) in groups]
 
 
 def craft(
@@ -440,7 +449,7 @@ def noised_caption(whole: str, text: str, swapped: Swapped) -> str:
 
 def _group(example: Example) -> str:
     """What ties pairs together; without a group an image stands alone."""
-    return example.path if example.group is None else f"\x00{example.group}"
+    return example.id if example.group is None else f"\x00{example.group}"
 
 
 def _others(pairs: Sequence[Captioned], chosen: Sequence[Captioned], seed: int) -> dict[str, str]:

@@ -32,9 +32,8 @@ from titer.evaluate.machine import default_workers, program, reuse_buffers, vers
 from titer.evaluate.retrieval import Captioned
 from titer.evaluate.running import running
 from titer.features.stream import threads
-from titer.models import load_model
 from titer.models.encoder import Encoder
-from titer.models.load import model_directory
+from titer.models.load import open_model
 from titer.progress import progress
 from titer.registry import settings_of
 from titer.results.store import SCHEMA, Record, RunWriter
@@ -108,9 +107,7 @@ def pretrain(
     if seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     method = build_pretraining(**(settings or {}))
-    directory = model_directory(model)
-    encoder = load_model(model, device=device)
-    network = _network(encoder)
+    encoder, network, directory = open_model(model, device=device)
     everything = data if isinstance(data, Data) else load_all(data)
     pairs = captioned_images(everything, split)
     judged = captioned_images(everything, "val") if split != "val" and _has(everything, "val") else []
@@ -125,8 +122,8 @@ def pretrain(
         "seed": seed,
         "model": encoder.fingerprint,
         "split": split,
-        "pairs": _digest(pairs),
-        "judged": _digest(judged),
+        "pairs": _digest(everything, pairs),
+        "judged": _digest(everything, judged),
         **({"altered": list(everything.altered)} if everything.altered else {}),
         "program": program(encoder.device, encoder.dtype),
     }
@@ -155,21 +152,16 @@ def _has(data: Data, split: str) -> bool:
     return any(row.split == split and row.caption is not None for row in data.examples)
 
 
-def _network(encoder: Encoder) -> nn.Module:
-    """The whole model behind an encoder.
-
-    Raises:
-        InputError: if it is of another kind than CLIP in Hugging Face layout.
-    """
-    network = getattr(encoder.text_tower, "model", None)
-    if not isinstance(network, nn.Module) or type(network).__name__ != "CLIPModel":
-        raise InputError(f"{encoder.name}: only CLIP models in Hugging Face layout are pre-trained by this version")
-    return network
-
-
-def _digest(pairs: Sequence[Captioned]) -> str:
-    rows = [f"{pair.example.path}\x00{pair.example.label}\x00{pair.captions}" for pair in pairs]
-    return hashlib.sha256("\x01".join(rows).encode()).hexdigest()
+def _digest(data: Data, pairs: Sequence[Captioned]) -> str:
+    """SHA-256 of captions, classes and files: two corpora may differ in a few pictures alone."""
+    running = hashlib.sha256()
+    for pair in pairs:
+        try:
+            file = data.digest(pair.example)
+        except PictureError:
+            file = "unreadable"
+        running.update(f"{pair.example.id}\x00{file}\x00{pair.example.label}\x00{pair.captions}\x01".encode())
+    return running.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

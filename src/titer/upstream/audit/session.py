@@ -29,7 +29,7 @@ from titer.evaluate.attacking import allowed
 from titer.evaluate.machine import default_workers
 from titer.evaluate.running import Crew, conclude, running
 from titer.evaluate.smoothing import seed_for
-from titer.evaluate.subject import keep_picture
+from titer.evaluate.subject import keep_picture, kept
 from titer.features.stream import threads
 from titer.models.encoder import Encoder
 from titer.progress import progress
@@ -56,7 +56,7 @@ def audit(
     out: str | Path,
     seed: int | None = None,
     workers: int | None = None,
-    images: bool = True,
+    images: bool | None = None,
     command: str | None = None,
     **options: Any,
 ) -> Run:
@@ -68,7 +68,7 @@ def audit(
         out: the run directory. The same call goes on where an earlier one stopped.
         seed: 0 unless given.
         workers: threads; one per core unless given. Changes no number.
-        images: keep thumbnails of the top of the queue.
+        images: keep thumbnails of the top of the queue; unless given, not those of DICOM files.
         command: what run.json says the run was started by.
         options: what else ``plan_audit`` takes (``split``, ``limit``, ``by``, ``settings``, ...).
 
@@ -114,7 +114,7 @@ class _Session:
             for encoder in plan.encoders
         )
 
-    def run(self, workers: int, images: bool) -> None:
+    def run(self, workers: int, images: bool | None) -> None:
         examples = self.plan.data.examples
         if all(key_of({"sample_id": example.id}) in self.writer.done for example in examples):
             conclude(self.writer, "done", len(examples), {})
@@ -332,7 +332,7 @@ class _Session:
     # the ranking
 
     def _rank(
-        self, rows: Sequence[Example], known: Mapping[str, Record], made: Mapping[Canary, Record], images: bool
+        self, rows: Sequence[Example], known: Mapping[str, Record], made: Mapping[Canary, Record], images: bool | None
     ) -> None:
         groups, rule, seed = planted_together(made), self.plan.rule, self.plan.seed
         spare = max((len(group) for group in groups), default=0)
@@ -344,7 +344,7 @@ class _Session:
             for example in rows
         ]
         for row, record in ranked(real, told, rule, seed):
-            if record["rank"] <= _PICTURES and images:
+            if record["rank"] <= _PICTURES and kept(images, record):
                 self._keep(rows[row])
             if self.writer.done.get(key_of(record)) != record:
                 self.writer.append(record)

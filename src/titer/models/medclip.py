@@ -1,0 +1,135 @@
+"""MedCLIP with a Swin Transformer (Wang et al., EMNLP 2022, arXiv 2210.10163), rebuilt from transformers' modules.
+
+The package ``medclip`` does not work with current transformers; its released ``pytorch_model.bin`` is read here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import SwinConfig, SwinModel
+
+from titer.errors import InputError
+from titer.models.assembly import assemble, scale_of
+from titer.models.bert import mean_of_three, read_bert
+from titer.models.encoder import Encoder
+from titer.models.huggingface import ProjectedTower
+from titer.models.pixels import Preprocess
+from titer.models.weights import Origin, Weights, count_layers, load_strictly, read_tensors
+
+_SIZE, _MEAN, _STD = 224, 0.5862785803043838, 0.27950088968644304
+_LENGTH = 77  # tokens of a text, as its processor cuts them
+_LARGEST_SCALE = 4.6052  # of the logarithm, as its forward pass clamps it
+_WORDS = "emilyalsentzer/Bio_ClinicalBERT"
+_VISION = "vision_model.model."
+_TABLE = "attention.self.relative_position_bias_table"
+# names that SwinModel has in newer versions of transformers -> those in the released file; older versions have the latter
+_RELEASED = (
+    (r"attention\.q_proj", "attention.self.query"),
+    (r"attention\.k_proj", "attention.self.key"),
+    (r"attention\.v_proj", "attention.self.value"),
+    (r"attention\.o_proj", "attention.output.dense"),
+    (r"attention\.relative_position_bias\.", "attention.self."),
+    (r"mlp\.fc1", "intermediate.dense"),
+    (r"mlp\.fc2", "output.dense"),
+)
+
+
+class SwinTower(ProjectedTower):
+    """A Swin Transformer and a projection; ``closed`` says why no tokens can be learned in it."""
+
+    closed = "is a Swin Transformer, whose windows have no place for tokens beside the patches"
+
+
+def load(text: str, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """An encoder by what stands behind ``medclip:``.
+
+    Args:
+        text: the released ``pytorch_model.bin``, or its directory, with the tokenizer's files beside it.
+        device, dtype: of the weights.
+
+    Raises:
+        InputError: for files that are missing, damaged or of another model.
+    """
+    file = Path(text) / "pytorch_model.bin" if Path(text).is_dir() else Path(text)
+    if not text or not file.is_file():
+        raise InputError(
+            f"medclip:{text}: no such file; expected medclip:PATH to the pytorch_model.bin of medclip-vit, or to its "
+            "directory (github.com/RyanWangZf/MedCLIP names the archive)"
+        )
+    weights = read_tensors(file)
+    scale = scale_of(weights, file)
+    visual = {key: tensor for key, tensor in weights.items() if key.startswith("vision_model.")}
+    words = {key: tensor for key, tensor in weights.items() if key not in (*visual, "logit_scale")}
+    image = _swin(visual, file)
+    bert = read_bert(words, "text_model.model.", "text_model.projection_head.", image.dim, mean_of_three, file)
+    read = bert.beside(file.parent, _WORDS, _LENGTH)
+    return assemble(
+        f"medclip:{Path(text).resolve().name}",
+        image,
+        read,
+        Preprocess(size=_SIZE, mean=(_MEAN,) * 3, std=(_STD,) * 3, mode="pad"),
+        scale.clamp(0, _LARGEST_SCALE),
+        weights,
+        {},
+        f"medclip: Swin Transformer; text: {read.config.num_hidden_layers} layers of {read.config.hidden_size}, "
+        f"{_LENGTH} tokens",
+        device,
+        dtype,
+    )
+
+
+def _swin(weights: Weights, file: Path) -> SwinTower:
+    """The image tower, of the sizes that the tensors have.
+
+    Raises:
+        InputError: if they are not those of a Swin Transformer and a projection.
+    """
+    constants = ("relative_position_index", "attention_mask")
+    held = {name: tensor for name, tensor in weights.items() if not name.endswith(constants)}
+    head = held.get("vision_model.projection_head.weight")
+    patches = held.get(_VISION + "embeddings.patch_embeddings.projection.weight")
+    if head is None or patches is None:
+        what = "MedCLIP with a ResNet-50, which is not read here; take medclip-vit" if _resnet(held) else "no MedCLIP"
+        raise InputError(f"{file} holds {what}")
+    config = _config(held, patches.shape, file)
+    tower = SwinTower(SwinModel(config), nn.Linear(config.hidden_size, len(head), bias=False))
+    load_strictly(tower, held, file, _origin)
+    return tower
+
+
+def _resnet(weights: Weights) -> bool:
+    return "vision_model.model.fc.weight" in weights
+
+
+def _config(weights: Weights, patches: torch.Size, file: Path) -> Any:
+    layers = _VISION + "encoder.layers."
+    depths = [count_layers(weights, f"{layers}{layer}.blocks.") for layer in range(count_layers(weights, layers))]
+    tables = [weights.get(f"{layers}{layer}.blocks.0.{_TABLE}") for layer in range(len(depths))]
+    inner = weights.get(f"{layers}0.blocks.0.intermediate.dense.weight")
+    if not depths or inner is None or any(table is None for table in tables):
+        raise InputError(f"{file}: its image tower is no Swin Transformer that is read here: {layers}* is incomplete")
+    shapes = [table.shape for table in tables if table is not None]
+    return SwinConfig(
+        image_size=_SIZE,
+        patch_size=patches[-1],
+        embed_dim=patches[0],
+        depths=depths,
+        num_heads=[shape[1] for shape in shapes],
+        window_size=(round(shapes[0][0] ** 0.5) + 1) // 2,  # a table has (2 window - 1)² rows
+        mlp_ratio=len(inner) / patches[0],
+        drop_path_rate=0.0,
+    )
+
+
+def _origin(name: str) -> Origin:
+    if name.startswith("projection."):
+        return Origin(name.replace("projection.", "vision_model.projection_head."))
+    released = name.removeprefix("vision.")
+    for pattern, theirs in _RELEASED:
+        released = re.sub(pattern, theirs, released)
+    return Origin(_VISION + released)

@@ -1,0 +1,122 @@
+"""Encoders from open_clip's checkpoints, by name or from a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from titer.errors import InputError, unknown
+from titer.models import huggingface
+from titer.models.assembly import assemble, scale_of
+from titer.models.encoder import Encoder
+from titer.models.huggingface import ImageTower, described, fetch
+from titer.models.open_clip.config import CONFIG, Told, architectures, read_told, told_by_name
+from titer.models.open_clip.towers import read_text, read_vision
+from titer.models.weights import Weights, read_tensors
+
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Files of weights in this layout, the better one first."""
+
+_HUB = "hf-hub:"
+_CONSTANTS = ("attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size", "logit_bias")
+"""Stored beside the weights by some versions. SigLIP's bias is the same for all classes: no answer depends on it."""
+_OTHERS = {
+    "visual.attn_pool": "a CoCa, such as CONCH, whose attention pooling is not read here",
+    "text_decoder.": "a CoCa, such as CONCH, which is not read here",
+    "visual.layer1.": "a CLIP with a ResNet, which is not read here; take one with a ViT",
+    "vision_model.": "a model in Hugging Face layout; give its directory, without open_clip:",
+    "base_model.": "an adapter of PEFT and no model",
+}
+
+
+def looks_like(directory: Path) -> bool:
+    """Whether a directory is in open_clip's layout; one that is in Hugging Face's too is read as such."""
+    theirs = (directory / "config.json").exists() and any(any(directory.glob(name)) for name in huggingface.WEIGHTS)
+    return (directory / CONFIG).exists() and not theirs
+
+
+def load(text: str, device: torch.device, dtype: torch.dtype) -> Encoder:
+    """An encoder by what stands behind ``open_clip:``.
+
+    Args:
+        text: ``ARCHITECTURE/FILE``, ``ARCHITECTURE/DIRECTORY`` or ``ARCHITECTURE/hf-hub:OWNER/NAME``; the last two may
+            stand alone, because such a model says its own architecture.
+        device, dtype: of the weights.
+
+    Raises:
+        InputError: for an unknown architecture, or files that are missing, damaged or of another model.
+    """
+    if text.startswith(_HUB) or (text and Path(text).is_dir()):
+        return load_directory(_place(text), _name(text), device, dtype)
+    architecture, _, where = text.partition("/")
+    if architecture not in architectures():
+        raise unknown("architecture", architecture, architectures())
+    if not where or not (place := _place(where)).exists():
+        raise InputError(
+            f"open_clip:{text}: no such file; expected open_clip:{architecture}/PATH, a checkpoint (.pt, .bin, .safetensors) "
+            f"or a directory with {CONFIG}, or open_clip:{architecture}/{_HUB}OWNER/NAME (open_clip's tags are not looked up)"
+        )
+    if place.is_dir():
+        return load_directory(place, _name(where), device, dtype, architecture)
+    told = told_by_name(architecture, place)
+    return _encoder(told, place, f"open_clip:{architecture}/{_name(where)}", device, dtype)
+
+
+def load_directory(
+    directory: Path, name: str, device: torch.device, dtype: torch.dtype, architecture: str | None = None
+) -> Encoder:
+    """An encoder from a directory as open_clip publishes models on the hub.
+
+    Args:
+        directory: with ``open_clip_config.json``, weights, and the tokenizer's files.
+        name: what runs call it.
+        device, dtype: of the weights.
+        architecture: what the user says it is; must agree with the file.
+
+    Raises:
+        InputError: if something is missing, or does not fit.
+    """
+    told = read_told(directory, architecture)
+    file = next((directory / file for file in WEIGHTS if (directory / file).exists()), None)
+    if file is None:
+        raise InputError(f"no weights in {directory}: expected {' or '.join(WEIGHTS)}")
+    return _encoder(told, file, name, device, dtype)
+
+
+def _place(where: str) -> Path:
+    return fetch(where.removeprefix(_HUB), WEIGHTS) if where.startswith(_HUB) else Path(where)
+
+
+def _name(where: str) -> str:
+    """What runs call it: a hub id, or the last part of a path."""
+    return where.removeprefix(_HUB) if where.startswith(_HUB) else Path(where).resolve().name
+
+
+def _encoder(told: Told, file: Path, name: str, device: torch.device, dtype: torch.dtype) -> Encoder:
+    weights = read_tensors(file)
+    for beginning, what in _OTHERS.items():
+        if any(key.startswith(beginning) for key in weights):
+            raise InputError(f"{file} holds {what}")
+    scale = scale_of(weights, file)
+    visual, rest = _parted(weights)
+    vision, text = read_vision(told, visual, file), read_text(told, rest, file)
+    return assemble(
+        name,
+        ImageTower(vision.vision_model, vision.visual_projection),
+        text,
+        told.preprocess(vision.config.image_size),
+        scale,
+        weights,
+        told.model,
+        f"open_clip: {described(vision.config, text.config, text.tower.length)}",
+        device,
+        dtype,
+    )
+
+
+def _parted(weights: Weights) -> tuple[Weights, Weights]:
+    """Tensors of the image tower, and those of the text tower."""
+    held = {key: tensor for key, tensor in weights.items() if key not in (*_CONSTANTS, "logit_scale")}
+    visual = {key: tensor for key, tensor in held.items() if key.startswith("visual.")}
+    return visual, {key: tensor for key, tensor in held.items() if key not in visual}

@@ -1,0 +1,66 @@
+"""Where a tensor of transformers' modules stands in a file of open_clip's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+from titer.models.weights import Origin
+
+_Names = tuple[tuple[str, str], ...]
+_LAYER: _Names = (
+    (r"self_attn\.[qkv]_proj\.", "attn.in_proj_"),
+    (r"self_attn\.out_proj", "attn.out_proj"),
+    (r"layer_norm", "ln_"),
+    (r"mlp\.fc1", "mlp.c_fc"),
+    (r"mlp\.fc2", "mlp.c_proj"),
+)
+_VISION: _Names = (
+    (r"vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
+    (r"vision_model\.embeddings\.patch_embedding", "visual.conv1"),
+    (r"vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
+    (r"vision_model\.pre_layrnorm", "visual.ln_pre"),
+    (r"vision_model\.post_layernorm", "visual.ln_post"),
+    (r"vision_model\.encoder\.layers", "visual.transformer.resblocks"),
+    (r"visual_projection\.weight", "visual.proj"),
+    *_LAYER,
+)
+_TEXT: _Names = (
+    (r"text_model\.embeddings\.token_embedding", "token_embedding"),
+    (r"text_model\.embeddings\.position_embedding\.weight", "positional_embedding"),
+    (r"text_model\.final_layer_norm", "ln_final"),
+    (r"text_model\.encoder\.layers", "transformer.resblocks"),
+    (r"text_projection\.weight", "text_projection"),
+    *_LAYER,
+)
+_TIMM: _Names = (
+    (r"vision_model\.embeddings\.class_embedding", "visual.trunk.cls_token"),
+    (r"vision_model\.embeddings\.patch_embedding", "visual.trunk.patch_embed.proj"),
+    (r"vision_model\.embeddings\.position_embedding\.weight", "visual.trunk.pos_embed"),
+    (r"vision_model\.post_layernorm", "visual.trunk.norm"),
+    (r"vision_model\.encoder\.layers", "visual.trunk.blocks"),
+    (r"visual_projection", "visual.head.proj"),
+    (r"self_attn\.[qkv]_proj", "attn.qkv"),
+    (r"self_attn\.out_proj", "attn.proj"),
+    (r"layer_norm", "norm"),
+)
+_THIRDS = {".q_proj.": 0, ".k_proj.": 1, ".v_proj.": 2}
+_TRANSPOSED = ("visual.proj", "text_projection")  # parameters there, linear layers here
+
+
+def _origin(names: _Names, ours: str) -> Origin:
+    theirs = ours
+    for pattern, name in names:
+        theirs = re.sub(pattern, name, theirs)
+    third = next((place for part, place in _THIRDS.items() if part in ours), None)
+    return Origin(theirs, third, theirs in _TRANSPOSED)
+
+
+Origins = Callable[[str], Origin]
+vision_origin: Origins = partial(_origin, _VISION)
+"""Of CLIP's image tower, a ``CLIPVisionModelWithProjection``."""
+text_origin: Origins = partial(_origin, _TEXT)
+"""Of CLIP's text tower, a ``CLIPTextModelWithProjection``; the file's names without ``text.``."""
+timm_origin: Origins = partial(_origin, _TIMM)
+"""Of timm's ViT in the same module."""

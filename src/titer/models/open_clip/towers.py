@@ -1,0 +1,149 @@
+"""The towers of open_clip's checkpoints as modules of transformers, so that prompts, attacks and LoRA find what they know.
+
+An image tower is CLIP's transformer or timm's, which is CLIP's without the first normalisation and with a bias in the
+patches; a text tower is CLIP's transformer or a BERT.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from titer.errors import InputError
+from titer.models.assembly import Text
+from titer.models.bert import first_token, read_bert
+from titer.models.huggingface import TextTower, tokenizer_beside
+from titer.models.open_clip.config import Told, side
+from titer.models.open_clip.keys import text_origin, timm_origin, vision_origin
+from titer.models.weights import Weights, count_layers, load_strictly
+
+_CLIP_WORDS = "openai/clip-vit-base-patch32"  # its tokenizer is that of all CLIPs
+_HEAD = 64  # entries of a head in every ViT of timm's that is read here
+_TIMM = re.compile(r"vit_(tiny|small|base|large)_patch\d+_\d+")
+
+
+def read_vision(told: Told, weights: Weights, file: Path) -> Any:
+    """An image tower, a ``CLIPVisionModelWithProjection``, from tensors ``visual.*``.
+
+    Raises:
+        InputError: for a variant that is not read, or tensors that do not fit.
+    """
+    part = told.part("vision_cfg")
+    if part.get("timm_model_name"):
+        return _timm_vision(told, part, weights, file)
+    width = int(part.get("width", 768))
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=int(width * part.get("mlp_ratio", 4.0)),
+        num_hidden_layers=int(part.get("layers", 12)),
+        num_attention_heads=width // int(part.get("head_width", 64)),
+        image_size=side(part.get("image_size", 224)),
+        patch_size=int(part.get("patch_size", 16)),
+        projection_dim=told.dim,
+        hidden_act=told.activation,
+    )
+    model = CLIPVisionModelWithProjection(config)
+    load_strictly(model, weights, file, vision_origin)
+    return model
+
+
+def _timm_vision(told: Told, part: Mapping[str, Any], weights: Weights, file: Path) -> Any:
+    name, pool, head = part["timm_model_name"], part.get("timm_pool", "avg"), part.get("timm_proj", "linear")
+    if not _TIMM.fullmatch(name) or pool not in ("", "token") or head != "linear":
+        raise InputError(
+            f"{told.source}: expected timm's vit_SIZE_patchP_PIXELS with timm_pool '' and timm_proj 'linear', got {name} "
+            f"with {pool!r} and {head!r}; of a SigLIP take the version in Hugging Face layout"
+        )
+    start, positions, *telling = (
+        "visual.trunk.cls_token",
+        "visual.trunk.pos_embed",
+        "visual.trunk.patch_embed.proj.weight",
+        "visual.trunk.blocks.0.mlp.fc1.weight",
+    )
+    missing = [name for name in (start, positions, *telling) if name not in weights]
+    if missing:
+        raise InputError(f"{file}: {len(missing)} tensors are missing, such as {missing[0]}")
+    width, patch, inner = weights[start].shape[-1], weights[telling[0]].shape[-1], len(weights[telling[1]])
+    config = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=inner,
+        num_hidden_layers=count_layers(weights, "visual.trunk.blocks."),
+        num_attention_heads=width // _HEAD,
+        image_size=side(part.get("image_size", 224)),
+        patch_size=patch,
+        projection_dim=told.dim,
+        hidden_act="gelu",  # whatever quick_gelu says
+        layer_norm_eps=1e-6,
+    )
+    model = CLIPVisionModelWithProjection(config)
+    model.vision_model.pre_layrnorm = nn.Identity()
+    model.vision_model.embeddings.patch_embedding = nn.Conv2d(3, width, patch, patch)
+    # those have a first axis for the batch
+    unbatched = {start: weights[start].flatten(), positions: weights[positions].squeeze(0)}
+    load_strictly(model, {**weights, **unbatched}, file, timm_origin)
+    return model
+
+
+def read_text(told: Told, weights: Weights, file: Path) -> Text:
+    """A text tower from the tensors beside those of the image tower, with the tokenizer beside the file.
+
+    Raises:
+        InputError: for a variant that is not read, tensors that do not fit, or a tokenizer that is missing.
+    """
+    part = told.part("text_cfg")
+    read = _bert_text if part.get("hf_model_name") else _clip_text
+    return read(told, part, weights, file)
+
+
+def _clip_text(told: Told, part: Mapping[str, Any], weights: Weights, file: Path) -> Text:
+    width, words, length = (
+        int(part.get(key, usual)) for key, usual in (("width", 512), ("vocab_size", 49408), ("context_length", 77))
+    )
+    config = CLIPTextConfig(
+        vocab_size=words,
+        hidden_size=width,
+        intermediate_size=int(width * part.get("mlp_ratio", 4.0)),
+        num_hidden_layers=int(part.get("layers", 12)),
+        num_attention_heads=int(part.get("heads", 8)),
+        max_position_embeddings=length,
+        projection_dim=told.dim,
+        hidden_act=told.activation,
+        bos_token_id=words - 2,
+        eos_token_id=words - 1,  # open_clip reads the features where the id is highest
+        pad_token_id=words - 1,
+    )
+    model = CLIPTextModelWithProjection(config)
+    load_strictly(model, {name.removeprefix("text."): tensor for name, tensor in weights.items()}, file, text_origin)
+    tokenizer, place = tokenizer_beside(file.parent, "clip", _CLIP_WORDS)
+    if tokenizer.eos_token_id != words - 1:
+        raise InputError(
+            f"{place}: this tokenizer ends a text with token {tokenizer.eos_token_id}, the model with {words - 1}; expected "
+            "the model's own"
+        )
+    text = model.text_model
+    tower = TextTower(
+        lambda **tokens: model(**tokens).text_embeds,
+        text.embeddings.token_embedding,
+        text.encoder.layers,
+        tokenizer,
+        length,
+    )
+    return Text(model, config, tower, place)
+
+
+def _bert_text(told: Told, part: Mapping[str, Any], weights: Weights, file: Path) -> Text:
+    pooler = part.get("hf_pooler_type", part.get("pooler_type"))
+    if pooler != "cls_last_hidden_state_pooler":
+        raise InputError(f"{told.source}: expected hf_pooler_type 'cls_last_hidden_state_pooler', got {pooler!r}")
+    model = read_bert(weights, "text.transformer.", "text.proj.", told.dim, first_token, file)
+    return model.beside(file.parent, part["hf_model_name"], int(part.get("context_length", 77)))

@@ -1,0 +1,151 @@
+"""A study of upstream noise as read from its directory: which model is what, and what its heads reached."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from titer.errors import InputError
+from titer.results.arms import AttackArm, Shares
+from titer.results.study import StudyResults, is_study, read_study
+
+UPSTREAM = "upstream.json"
+MEASURES = "measures"
+
+
+@dataclass(frozen=True)
+class UpstreamModel:
+    """A pre-trained model of the study.
+
+    Args:
+        name: of its directory.
+        arm: kind of noise; None for the clean one.
+        ratio: share of the pairs that was noised.
+        seed: of its pre-training.
+    """
+
+    name: str
+    arm: str | None
+    ratio: float
+    seed: int
+
+
+def model_name(arm: str | None, ratio: float, seed: int) -> str:
+    """Name of a model's directory."""
+    return f"clean-s{seed}" if arm is None else f"{arm}-{100 * ratio:g}-s{seed}"
+
+
+def task_directory(model: str, task: str) -> str:
+    """Directory, below the study's, of the comparison of heads on one model and task."""
+    return f"tasks/{model}/{task}"
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One kind of noise at one ratio on one task, for one head: a fit on a model of each seed, on the same images.
+
+    Args:
+        task: the data set.
+        arm: kind of noise; None without noise.
+        ratio: share of the pairs.
+        method: the head's name in the recipe.
+        fits: of each seed, the head under attack.
+    """
+
+    task: str
+    arm: str | None
+    ratio: float
+    method: str
+    fits: Mapping[int, AttackArm]
+
+    def clean(self, seeds: Sequence[int]) -> Shares:
+        """For each image, the share of these seeds whose head is right without attack."""
+        return np.asarray(np.mean([self.fits[seed].clean for seed in seeds], axis=0))
+
+    def robust(self, epsilon: float, seeds: Sequence[int]) -> Shares:
+        """For each image, the share of these seeds whose head is right without attack and under it."""
+        return np.asarray(np.mean([self.fits[seed].robust(epsilon) for seed in seeds], axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class UpstreamResults:
+    """A study, finished or not.
+
+    Args:
+        path: its directory.
+        info: what upstream.json holds.
+        models: that have been judged at all.
+        levels: what heads reached under the study's first attack.
+        studies: the comparison of each (model, task).
+        measures: of each model, what upstream/study.py measured of its features.
+    """
+
+    path: Path
+    info: Mapping[str, Any]
+    models: tuple[UpstreamModel, ...]
+    levels: tuple[Level, ...]
+    studies: Mapping[tuple[str, str], StudyResults]
+    measures: Mapping[str, Mapping[str, Any]]
+
+    def level(self, task: str, arm: str | None, ratio: float, method: str) -> Level | None:
+        """The one of these, if any seed of it is there."""
+        asked = (task, arm, ratio, method)
+        return next((one for one in self.levels if (one.task, one.arm, one.ratio, one.method) == asked), None)
+
+
+def is_upstream(path: Path) -> bool:
+    """Whether a directory holds a study of upstream noise."""
+    return (path / UPSTREAM).exists()
+
+
+def read_upstream(path: Path | str) -> UpstreamResults:
+    """Read the directory of a study of upstream noise.
+
+    Raises:
+        InputError: if it is none.
+    """
+    path = Path(path)
+    try:
+        info = json.loads((path / UPSTREAM).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{path} is no study of upstream noise: it holds no {UPSTREAM}") from error
+    except ValueError as error:
+        raise InputError(f"{path / UPSTREAM} is not valid JSON: {error}") from error
+    models = [UpstreamModel(**told) for told in info["models"]]
+    studies = {
+        (model.name, task): read_study(directory)
+        for model in models
+        for task in info["tasks"].values()
+        if is_study(directory := path / task_directory(model.name, task))
+    }
+    measured = {
+        model.name: json.loads(file.read_text(encoding="utf-8"))
+        for model in models
+        if (file := path / MEASURES / f"{model.name}.json").exists()
+    }
+    there = tuple(model for model in models if any(name == model.name for name, _ in studies))
+    return UpstreamResults(path, info, there, tuple(_levels(models, studies)), studies, measured)
+
+
+def _levels(models: Sequence[UpstreamModel], studies: Mapping[tuple[str, str], StudyResults]) -> list[Level]:
+    found: dict[tuple[str, str | None, float, str], dict[int, AttackArm]] = {}
+    for model in models:
+        for (name, task), study in studies.items():
+            if name == model.name:
+                for arm in _first_attack(study):
+                    found.setdefault((task, model.arm, model.ratio, arm.entry), {})[model.seed] = arm
+    return [Level(*key, fits) for key, fits in found.items()]
+
+
+def _first_attack(study: StudyResults) -> list[AttackArm]:
+    """The heads of the first attacked cell under its first attack; of each those with the most shots."""
+    cell = next((cell for cell in study.cells if cell.attacked), None)
+    if cell is None:
+        return []
+    first = cell.attacked[0].attacks
+    return list({arm.entry: arm for arm in cell.attacked if arm.attacks == first}.values())
