@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +223,19 @@ def test_low_scores_stop_words_and_pieces_are_no_candidates(bert: Path) -> None:
     source = MaskedLanguageModel(str(bert), threshold=1000.0)
     assert source.candidates("the mass", source.places("the mass"), 12) == [[]]
     assert [place.text for place in source.places("the mass")] == ["mass"]
+
+
+def test_surprisals_are_of_the_masked_token(bert: Path) -> None:
+    model = BertForMaskedLM.from_pretrained(bert).eval()
+    tokens = ["[CLS]", "mass", "large", "node", "[SEP]"]
+    expected = []
+    for place in (1, 2, 3):
+        ids = [VOCABULARY.index("[MASK]" if row == place else token) for row, token in enumerate(tokens)]
+        with torch.no_grad():
+            shares = model(input_ids=torch.tensor([ids])).logits[0, place].softmax(dim=0)
+        expected.append(-math.log2(float(shares[VOCABULARY.index(tokens[place])])))
+    assert MaskedLanguageModel(str(bert)).surprisals("mass large node") == pytest.approx(expected, rel=1e-4)
+    assert MaskedLanguageModel(str(bert)).surprisals("") == []
 
 
 def test_a_swap_by_a_language_model_says_that_nobody_judged_it(bert: Path) -> None:

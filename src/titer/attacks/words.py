@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -209,6 +210,10 @@ class MaskedLanguageModel:
             kept = [word for word in words if word.lower() not in self.lexicon.stop | {place.text.lower()}]
             found.append(kept[:count])
         return found
+
+    def surprisals(self, text: str) -> list[float]:
+        """Surprisal of each token of the text in bits, the token itself masked; of what the model reads of it."""
+        return _masked_language_model(self.path).surprisals(text)
 
     def fingerprint(self) -> str:
         """SHA-256 of the model's weights and tokenizer."""
@@ -458,13 +463,31 @@ class _Model:
 
     def read(self, text: str) -> tuple[list[tuple[int, int]], Tensor]:
         """Where each token stands in the text (empty for special ones), and its logits (tokens, vocabulary)."""
-        encoded = self.tokenizer(text, return_offsets_mapping=True)
-        ids, spans = list(encoded["input_ids"]), [tuple(span) for span in encoded["offset_mapping"]]
-        if len(ids) > self.length:  # the last token closes the text
-            ids, spans = [*ids[: self.length - 1], ids[-1]], [*spans[: self.length - 1], spans[-1]]
+        ids, spans = self._tokens(text)
         with torch.no_grad():
             logits: Tensor = self.network(input_ids=torch.tensor([ids])).logits[0]
         return spans, logits.float()
+
+    def surprisals(self, text: str) -> list[float]:
+        """Surprisal of each token in bits, but for special ones: what the model gives it where it is masked."""
+        ids, spans = self._tokens(text)
+        places = [place for place, (start, end) in enumerate(spans) if end > start]
+        if not places:
+            return []
+        masked = torch.tensor([ids]).repeat(len(places), 1)
+        rows = torch.arange(len(places))
+        masked[rows, places] = self.tokenizer.mask_token_id
+        with torch.no_grad():
+            logits: Tensor = self.network(input_ids=masked).logits[rows, places].float()
+        shares = logits.log_softmax(dim=1)[rows, torch.tensor([ids[place] for place in places])]
+        return [float(bits) for bits in -shares / math.log(2)]
+
+    def _tokens(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        encoded = self.tokenizer(text, return_offsets_mapping=True)
+        ids, spans = list(encoded["input_ids"]), [tuple(span) for span in encoded["offset_mapping"]]
+        if len(ids) > self.length:  # the last token closes the text
+            return [*ids[: self.length - 1], ids[-1]], [*spans[: self.length - 1], spans[-1]]
+        return ids, spans
 
 
 @lru_cache(maxsize=2)

@@ -12,6 +12,7 @@ import typer
 from titer import __version__
 from titer.cli import (
     attack,
+    audit,
     certify,
     challenge,
     check,
@@ -49,6 +50,7 @@ for module in (
     predict,
     pretrain,
     craft,
+    audit,
     run_verb,
     report,
     compare,

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from titer.data import load_data
-from titer.data.example import Data, Example
+from titer.data.example import Data, Example, Picture
 from titer.data.fingerprint import digest
 from titer.defenses.adapter import load_classifier
 from titer.errors import InputError, unknown
@@ -91,6 +91,10 @@ class Subject:
             PictureError: if it cannot be read.
         """
         picture = self.data.read(example)
+        return self.encoder.preprocess(picture.pixels), self.fields(example, picture)
+
+    def fields(self, example: Example, picture: Picture) -> Record:
+        """What every record of an image starts with."""
         fields: Record = {"sample_id": example.id, "path": example.path, "label": example.label}
         if example.group is not None:
             fields["group"] = example.group
@@ -99,7 +103,7 @@ class Subject:
         fields["sha256"] = picture.sha256
         if picture.decoded is not None:
             fields["decoded"] = picture.decoded
-        return self.encoder.preprocess(picture.pixels), fields
+        return fields
 
 
 def load_subject(

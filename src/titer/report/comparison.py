@@ -38,6 +38,7 @@ from titer.report.arms_attacked import (
     method_of,
     robust_table,
 )
+from titer.report.audited import write_audit
 from titer.report.base_to_new import base_to_new_tables
 from titer.report.page import report, template, write_page
 from titer.report.parts import Drawing, Part
@@ -45,7 +46,9 @@ from titer.report.plots import arm_figure, shots_figure
 from titer.report.tables import Table
 from titer.report.words import GUARANTEES
 from titer.results.arms import Fits
+from titer.results.audited import is_audit
 from titer.results.robustness import length_text
+from titer.results.store import read_run
 from titer.results.study import StudyCell, StudyResults, is_study, read_study
 from titer.statistics.intervals import group_codes
 
@@ -97,6 +100,8 @@ def report_on(paths: Sequence[Path], out: Path, by: str | None = None) -> Path:
         InputError: for both kinds at once, or whatever ``compare_page`` or ``report`` refuses.
     """
     studies = [path for path in paths if is_study(path)]
+    if len(paths) == 1 and is_audit(paths[0]):
+        return write_audit(read_run(paths[0]), out=out)
     if not studies:
         return report(paths, out, by)
     if len(studies) < len(paths):

@@ -32,6 +32,7 @@ _VARIABLES = {_INK: "var(--ink)", _SOFT: "var(--soft)", _GRID: "var(--line)"} | 
 _STROKES = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)))
 _MARKS = ("o", "s", "^", "D", "v", "P")
 _MOST_POINTS = 150
+_MOST_MARKS = 400
 _CONSTANT = "constant answer"
 _PANELS_A_ROW = 3
 _LOOK = {
@@ -325,6 +326,28 @@ def reliability_figure(parts: Sequence[Line]) -> str | None:
         panels[0].set_ylabel("accuracy")
         _legend(figure, names)
         return _svg(figure, "reliability")
+
+
+def scores_figure(rows: Sequence[tuple[str, Sequence[float]]], at: float | None) -> str:
+    """Scores of real pairs and of canaries: a row of marks each, the first one apart from the others.
+
+    Args:
+        rows: name and scores in [0, 1].
+        at: where a threshold is drawn.
+    """
+    with rc_context(_LOOK):
+        figure = Figure(figsize=(8.6, 0.5 * len(rows) + 0.7), layout="constrained")
+        axes = figure.subplots()
+        for place, (_, scores) in enumerate(rows):
+            shown = np.sort(scores)[np.unique(np.linspace(0, len(scores) - 1, _MOST_MARKS).astype(int))]
+            # spread by golden steps, so that equal scores stay apart and the figure is the same every time
+            height = place + 0.5 * (np.arange(len(shown)) * 0.618 % 1 - 0.5)
+            axes.plot(shown, height, linestyle="none", marker="o", markersize=3, alpha=0.5, color=LINES[min(place, 1)])
+        if at is not None:
+            axes.axvline(at, color=_INK, linewidth=1, linestyle=(0, (2, 2)))
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel="score")
+        return _svg(figure, "scores")
 
 
 def curve_in_words(parts: Sequence[Line]) -> str:

@@ -87,7 +87,7 @@ def read_run(path: Path | str) -> Run:
     info = _read_info(path)
     if info is None:
         raise InputError(f"{path} is no run: it holds no run.json; expected a directory written by titer")
-    lines = [json.loads(line) for line in _whole_lines(path / "samples.jsonl")]
+    lines = read_lines(path / "samples.jsonl")
     last = {key_of(line): line for line in lines}
     finished = {line["sample_id"] for line in lines if "error" not in line}
     ordered = sorted(last.values(), key=key_of)
@@ -97,6 +97,42 @@ def read_run(path: Path | str) -> Run:
         records=tuple(line for line in ordered if "error" not in line),
         failures=tuple(line for line in ordered if "error" in line and line["sample_id"] not in finished),
     )
+
+
+def read_lines(path: Path) -> list[Record]:
+    """The records of a file, but for an unfinished last line; none where there is no file."""
+    return [json.loads(line) for line in _whole_lines(path)]
+
+
+class Lines:
+    """A file of records, one JSON object a line, that one process appends to; it goes on behind the last whole line.
+
+    Args:
+        path: the file; made if missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        whole = _whole_lines(path)
+        if path.exists():
+            os.truncate(path, sum(len(line.encode()) + 1 for line in whole))
+        self.found: list[Record] = [json.loads(line) for line in whole]
+        # unbuffered: a line is on its way to the disk when append returns, and close has nothing left to fail on
+        self._stream = path.open("ab", buffering=0)
+
+    def append(self, record: Record) -> None:
+        """Add one line and put it on the disk."""
+        try:
+            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+            while line:
+                line = line[self._stream.write(line) :]
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise RunError(f"cannot write to {self.path}: {error.strerror}; {_UNFINISHED}") from error
+
+    def close(self) -> None:
+        """Nothing is left to be written."""
+        self._stream.close()
 
 
 class RunWriter:
@@ -117,7 +153,7 @@ class RunWriter:
     ) -> None:
         self.path = path
         self.info: dict[str, Any] = {**info, "identity": json.loads(json.dumps(identity))}
-        self._lines = path / lines
+        self._name = lines
 
     def __enter__(self) -> RunWriter:
         _refuse_foreign(self.path)
@@ -142,7 +178,7 @@ class RunWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.close()
+        self._lines.close()
         self._lock.release()
 
     def _resume(self) -> None:
@@ -156,22 +192,12 @@ class RunWriter:
                 self.info["checks"] = earlier["checks"]
         else:
             self.save()  # from here on the directory can be told to be this run
-        whole = _whole_lines(self._lines)
-        if self._lines.exists():
-            os.truncate(self._lines, sum(len(line.encode()) + 1 for line in whole))
-        self.done = {key_of(record): record for record in map(json.loads, whole) if "error" not in record}
-        # unbuffered: a line is on its way to the disk when append returns, and close has nothing left to fail on
-        self._stream = self._lines.open("ab", buffering=0)
+        self._lines = Lines(self.path / self._name)
+        self.done = {key_of(record): record for record in self._lines.found if "error" not in record}
 
     def append(self, record: Record) -> None:
         """Add one line and put it on the disk."""
-        try:
-            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
-            while line:
-                line = line[self._stream.write(line) :]
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            raise RunError(f"cannot write to {self._lines}: {error.strerror}; {_UNFINISHED}") from error
+        self._lines.append(record)
         if "error" not in record:
             self.done[key_of(record)] = record
 

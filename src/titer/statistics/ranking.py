@@ -135,7 +135,17 @@ def auroc(own: NDArray[np.bool_], scores: NDArray[np.float64], groups: Groups, l
     if own.all() or not own.any():
         return NOTHING
     codes, area = group_codes(groups), float(roc_auc_score(own, scores))
-    positive, negative = len(np.unique(codes[own])), len(np.unique(codes[~own]))
+    return area_interval(area, len(np.unique(codes[own])), len(np.unique(codes[~own])), level)
+
+
+def area_interval(area: float, positive: int, negative: int, level: float = 0.95) -> Interval:
+    """Newcombe's interval for an area under the curve.
+
+    Args:
+        area: the estimate.
+        positive, negative: independent samples on either side.
+        level: confidence level.
+    """
     reach = float(ndtri((1 + level) / 2))
 
     def gap(true: float) -> float:

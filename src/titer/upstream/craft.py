@@ -338,7 +338,7 @@ class _Session:
     def _noise_alike(self, opened: Sequence[tuple[Captioned, Tensor]], channels: int) -> None:
         began = time.perf_counter()
         # one channel gets one change: no radiograph has three
-        encoder = self.encoder if channels == 3 else dataclasses.replace(self.encoder, front=_three)
+        encoder = self.encoder if channels == 3 else dataclasses.replace(self.encoder, front=three_channels)
         norm, epsilon = self.plan.threat.norm, self.plan.threat.epsilon
         threat = Threat(norm, epsilon / (_CHANNELS[norm] if channels == 1 else 1))
         clean = torch.stack([pixels for _, pixels in opened]).to(encoder.device)
@@ -348,7 +348,7 @@ class _Session:
         random = Random(self.plan.seed, f"craft\x00{self.plan.name}", [pair.example.id for pair in pairs])
         found = self.plan.noise(encoder, clean, texts, others, threat, random)
         images = allowed(self.plan.name, found.images, clean, threat)
-        rounded = _stored(images, clean, threat)
+        rounded = stored(images, clean, threat)
         with torch.no_grad():
             sides = [encoder.encode_image(side) for side in (clean, images, rounded)]
         share = (time.perf_counter() - began) / len(opened)
@@ -377,7 +377,7 @@ class _Session:
         )
         return {
             "caption": whole,
-            "noised": _noised(whole, text, swapped),
+            "noised": noised_caption(whole, text, swapped),
             "changes": [dataclasses.asdict(change) for change in swapped.changes],
             "cosine": clean,
             "noised_cosine": noised,
@@ -441,7 +441,7 @@ SOURCE_DIGEST = "source_sha256"
 _OWN = ("file_name", "id", "label", "caption", "split", "group", SOURCE_DIGEST)
 
 
-def _noised(whole: str, text: str, swapped: Swapped) -> str:
+def noised_caption(whole: str, text: str, swapped: Swapped) -> str:
     """The whole caption after the attack, which saw as much of it (``text``) as the text tower takes."""
     replaced = any(change.word == text for change in swapped.changes)
     return swapped.text + ("" if replaced else whole[len(text) :])
@@ -481,7 +481,7 @@ def _files(examples: Sequence[Example]) -> dict[str, str]:
     }
 
 
-def _stored(images: Tensor, clean: Tensor, threat: Threat) -> Tensor:
+def stored(images: Tensor, clean: Tensor, threat: Threat) -> Tensor:
     """With 8 bits, within an linf budget also after rounding."""
     levels = ((images - clean) * 255).round()
     if threat.norm == "linf":
@@ -499,7 +499,7 @@ def _keep(pixels: Tensor, file: Path) -> None:
     partial_file.replace(file)
 
 
-def _three(images: Tensor) -> Tensor:
+def three_channels(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
