@@ -61,6 +61,14 @@ class Derived:
     column: str
     match: str
 
+    def __post_init__(self) -> None:
+        try:
+            groups = re.compile(self.match).groups
+        except re.error as error:
+            raise InputError(f"match: {self.match!r} is not a regular expression: {error}") from error
+        if groups < 1:
+            raise InputError(f"match: expected a group in parentheses, got {self.match!r}")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -117,6 +125,10 @@ class Description:
     def __post_init__(self) -> None:
         if sum(map(bool, (self.folders, self.tables, self.arrays))) != 1:
             raise InputError("expected one of folders, tables and arrays")
+        for split, files in self.arrays.items():
+            if not isinstance(files, dict) or set(files) != {"images", "labels"}:
+                raise InputError(f"arrays.{split}: expected images and labels, two files, got {files!r}")
+        _ = Wording(self.classes or None, self.template)  # what is malformed is told here
         if self.parts and (abs(sum(self.parts.values()) - 1) > 1e-9 or min(self.parts.values()) <= 0):
             raise InputError(f"parts: expected shares above 0 whose sum is 1, got {dict(self.parts)}")
 
@@ -172,32 +184,50 @@ def description(name: str) -> Description:
 def _parsed(file: str, text: str) -> Description:
     try:
         given = tomllib.loads(text)
-        tables = tuple(_table(file, each) for each in given.pop("tables", ()))
-        return _made(Description, file, {**given, "tables": tables})
+        return _made(Description, {**given, "tables": tuple(map(_table, _tables(given.get("tables", []))))})
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{file} is not valid TOML: {error}") from error
     except InputError as error:
-        raise InputError(str(error) if str(error).startswith(file) else f"{file}: {error}") from error
+        raise InputError(f"{file}: {error}") from error
 
 
-def _table(file: str, given: Mapping[str, Any]) -> Table:
-    joins = tuple(_made(Join, file, each) for each in given.get("join", ()))
-    derived = {name: _made(Derived, file, each) for name, each in given.get("derived", {}).items()}
+def _table(given: Mapping[str, Any]) -> Table:
+    joins = tuple(_made(Join, each) for each in _tables(given.get("join", [])))
+    derived = given.get("derived", {})
+    made = zip(derived, (_made(Derived, each) for each in _tables([*derived.values()])), strict=True)
     lists = {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-    return _made(Table, file, {**given, **lists, "join": joins, "derived": derived})
+    return _made(Table, {**given, **lists, "join": joins, "derived": dict(made)})
 
 
-def _made(kind: type[Kind], file: str, given: Mapping[str, Any]) -> Kind:
-    """A dataclass of what a TOML table gives; unknown and missing keys are told."""
+def _tables(value: object) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise InputError(f"expected TOML tables, got {value!r}")
+    return value
+
+
+def _made(kind: type[Kind], given: Mapping[str, Any]) -> Kind:
+    """A dataclass of what a TOML table gives; keys that are unknown, missing or of another type are told."""
     fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    for key in given:
+    for key, value in given.items():
         if key not in fields:
-            raise unknown(f"key in {file}:", key, fields)
+            raise unknown("key", key, fields)
+        if not _fits(str(fields[key].type), value):
+            raise InputError(f"{key}: got {value!r}, which is of another type than expected")
     nothing = dataclasses.MISSING
     for name, each in fields.items():
         if name not in given and each.default is nothing and each.default_factory is nothing:
-            raise InputError(f"{file}: the key {name!r} is missing")
+            raise InputError(f"the key {name!r} is missing")
     return kind(**given)
+
+
+def _fits(wanted: str, value: object) -> bool:
+    """Whether a value is of a field's type, as that is written in this file."""
+    if wanted.startswith("Mapping"):
+        inner = str if wanted == "Mapping[str, str]" else float | int if "float" in wanted else object
+        return isinstance(value, dict) and all(isinstance(each, inner) for each in value.values())
+    if wanted.startswith("tuple"):
+        return isinstance(value, tuple) and ("str" not in wanted or all(isinstance(each, str) for each in value))
+    return isinstance(value, bool if wanted == "bool" else str)
 
 
 def _classes(root: Path, about: Description, labels: Sequence[str | None]) -> tuple[ClassText, ...]:
