@@ -36,8 +36,22 @@ OPERATORS = (
     "nms", "qnms", "roi_align", "_roi_align_backward", "ps_roi_align", "_ps_roi_align_backward", "roi_pool",
     "_roi_pool_backward", "ps_roi_pool", "_ps_roi_pool_backward", "qroi_align", "deform_conv2d", "_deform_conv2d_backward",
 )  # fmt: skip
-BERT = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 256, "vocab_size": 60}
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrst")]
+BERT = {
+    "hidden_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 256,
+    "vocab_size": 60,
+}
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    *"abcdefghijklmnopqrstuvwxyz",
+    *(f"##{c}" for c in "abcdefghijklmnopqrst"),
+]
 
 
 def open_clip() -> Any:
@@ -99,7 +113,10 @@ def biomed(library: Any, root: Path) -> tuple[str, Any, Any, Encoder]:
     model = shaken(library.CustomTextCLIP(**config))
     (directory / "config.json").unlink()  # BERT's own: now it is a directory of open_clip's
     (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
-    save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, directory / "open_clip_model.safetensors")
+    save_file(
+        {key: tensor.contiguous() for key, tensor in model.state_dict().items()},
+        directory / "open_clip_model.safetensors",
+    )
     tokenizer = library.tokenizer.HFTokenizer(str(directory), context_length=256)
     return "timm ViT-B/16 and BERT", model, tokenizer, load_model(directory)
 

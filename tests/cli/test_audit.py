@@ -57,7 +57,7 @@ def test_one_command(
     ("more", "words"),
     [
         (("--drop", "2"), "--drop: expected a number from 0 to 1"),
-        (("--drop", "0.1", "--drop-above", "0.9"), "expected one of --drop-above SCORE and --drop SHARE"),
+        (("--drop", "0.1", "--drop-below", "0.1"), "expected one of --drop-below TRUST and --drop SHARE"),
         (("--drop", "0.1", "--limit", "55"), "with --limit only some rows are judged"),
         (("--limit", "20"), "has 20 captioned pairs"),
         (("--split", "val"), "there is no split 'val'; expected one of test, train, all"),

@@ -167,13 +167,13 @@ def test_the_queue_and_what_raised_a_pair(tmp_path: Path) -> None:
 
 def test_filters_take_from_the_top(run: Run) -> None:
     assert [record["rank"] for record in Filter(share=0.02).taken(run)] == [1, 2, 3, 4]
-    assert len(Filter(above=0.5).taken(run)) == 100
+    assert len(Filter(below=0.5).taken(run)) == 100
     assert Filter(share=0.0).taken(run) == []
     assert len(Filter(share=1.0).taken(run)) == 200
 
 
 @pytest.mark.parametrize(
-    "wrong", [{}, {"above": 0.5, "share": 0.1}, {"above": 1.5}, {"share": -0.1}, {"share": float("nan")}]
+    "wrong", [{}, {"below": 0.5, "share": 0.1}, {"below": 1.5}, {"share": -0.1}, {"share": float("nan")}]
 )
 def test_filters_that_mean_nothing_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InputError, match="--drop"):

@@ -34,8 +34,9 @@ def audit(
     drop: Annotated[
         str | None, typer.Option("--drop", help="Write kept.csv without this share of the pairs, such as 0.05.")
     ] = None,
-    drop_above: Annotated[
-        str | None, typer.Option("--drop-above", help="Write kept.csv without pairs that score above this, of 0 to 1.")
+    drop_below: Annotated[
+        str | None,
+        typer.Option("--drop-below", help="Write kept.csv without pairs whose trust, 1 - score, is below this."),
     ] = None,
     set_: o.Settings = None,
     split: Annotated[str, typer.Option("--split", help="Which split of the data set.")] = "train",
@@ -60,10 +61,10 @@ def audit(
     from titer.upstream.audit.keeping import check_keeps, keep
     from titer.upstream.audit.session import audit as run
 
-    above, share = (
-        None if text is None else number(text, name) for text, name in ((drop_above, "--drop-above"), (drop, "--drop"))
+    below, share = (
+        None if text is None else number(text, name) for text, name in ((drop_below, "--drop-below"), (drop, "--drop"))
     )
-    chosen = None if above is None and share is None else Filter(above, share)
+    chosen = None if below is None and share is None else Filter(below, share)
     if chosen is not None:
         check_keeps(data, limit)
     with o.told(out):

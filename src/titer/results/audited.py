@@ -221,23 +221,23 @@ def base_rates(run: Run) -> list[BaseRateRow]:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which pairs to leave out: those that score above a number, or a share of all from the top of the queue.
+    """Which pairs to leave out: those that are trusted less than a number, or a share of all from the top of the queue.
 
     Args:
-        above: score, from 0 to 1.
+        below: trust, which is 1 - score, from 0 to 1.
         share: of the pairs, from 0 to 1.
 
     Raises:
         InputError: unless one of the two is given.
     """
 
-    above: float | None = None
+    below: float | None = None
     share: float | None = None
 
     def __post_init__(self) -> None:
-        if (self.above is None) == (self.share is None):
-            raise InputError("expected one of --drop-above SCORE and --drop SHARE")
-        for name, value in (("--drop-above", self.above), ("--drop", self.share)):
+        if (self.below is None) == (self.share is None):
+            raise InputError("expected one of --drop-below TRUST and --drop SHARE")
+        for name, value in (("--drop-below", self.below), ("--drop", self.share)):
             if value is not None and not 0 <= value <= 1:
                 raise InputError(f"{name}: expected a number from 0 to 1, got {value:g}")
 
@@ -246,12 +246,16 @@ class Filter:
         ordered = queue(run)
         if self.share is not None:
             return ordered[: round(self.share * len(ordered))]
-        return [record for record in ordered if self.above is not None and record["score"] > self.above]
+        return [record for record in ordered if self.below is not None and 1 - record["score"] < self.below]
 
     @property
     def says(self) -> str:
         """In words."""
-        return f"score above {self.above:g}" if self.share is None else f"the top {100 * self.share:g} % of the queue"
+        return (
+            f"trust (1 - score) below {self.below:g}"
+            if self.share is None
+            else f"the top {100 * self.share:g} % of the queue"
+        )
 
 
 def removals(run: Run, taken: Sequence[Record]) -> list[RemovalRow]:
