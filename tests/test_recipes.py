@@ -119,7 +119,11 @@ def test_without_data_the_error_says_what_to_download_and_where_to_put_it() -> N
 
 @pytest.mark.parametrize(
     ("model", "words"),
-    zip(MODELS, ("vinid/plip", "wisdomik/QuiltNet-B-32", "medclip:medclip-vit: no such file"), strict=True),
+    [
+        (MODELS[0], "vinid/plip"),
+        (MODELS[1], "wisdomik/QuiltNet-B-32"),
+        (MODELS[2], "medclip:medclip-vit: no such file"),
+    ],
 )
 def test_models_that_are_not_here_are_asked_for_in_one_line(
     model: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
