@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 from titer.errors import InputError
 from titer.models.assembly import Text
 from titer.models.huggingface import TextTower, tokenizer_beside
-from titer.models.weights import Origin, Weights, count_layers, load_strictly
+from titer.models.weights import Origin, Weights, count_layers, load_strictly, shape_of
 
 Pool = Callable[[tuple[Tensor, ...], Tensor], Tensor]
 """(hidden states of the embeddings and of each layer (texts, length, width), mask (texts, length)) -> (texts, width)."""
@@ -95,7 +95,9 @@ def read_bert(weights: Weights, prefix: str, head: str, dim: int, pool: Pool, so
     """
     own = {name: tensor for name, tensor in weights.items() if not name.startswith(prefix + _UNUSED)}
     config = _config(own, prefix, source)
-    module = BertText(BertModel(config, add_pooling_layer=False), _projection(own, head, config.hidden_size, dim), pool)
+    module = BertText(
+        BertModel(config, add_pooling_layer=False), _projection(own, head, config.hidden_size, dim, source), pool
+    )
     parts = {"bert": prefix.removesuffix("."), "projection": head.removesuffix(".")}
 
     def origin(name: str) -> Origin:
@@ -106,12 +108,12 @@ def read_bert(weights: Weights, prefix: str, head: str, dim: int, pool: Pool, so
     return module
 
 
-def _projection(weights: Weights, head: str, width: int, dim: int) -> nn.Module:
+def _projection(weights: Weights, head: str, width: int, dim: int, source: Path) -> nn.Module:
     """A matrix, or two around a GELU, without biases; whether the file's fit, loading will say."""
-    first = weights.get(f"{head}0.weight")
-    if first is None:
+    if f"{head}0.weight" not in weights:
         return nn.Linear(width, dim, bias=False)
-    return nn.Sequential(nn.Linear(width, len(first), bias=False), nn.GELU(), nn.Linear(len(first), dim, bias=False))
+    inner = shape_of(weights, f"{head}0.weight", 2, source)[0]
+    return nn.Sequential(nn.Linear(width, inner, bias=False), nn.GELU(), nn.Linear(inner, dim, bias=False))
 
 
 def _config(weights: Weights, prefix: str, source: Path) -> BertConfig:
@@ -120,29 +122,28 @@ def _config(weights: Weights, prefix: str, source: Path) -> BertConfig:
     Raises:
         InputError: if those that tell are missing, or of a RoBERTa, which counts positions in another way.
     """
-    told = {
-        "words": "embeddings.word_embeddings.weight",
-        "positions": "embeddings.position_embeddings.weight",
-        "kinds": "embeddings.token_type_embeddings.weight",
-        "inner": "encoder.layer.0.intermediate.dense.weight",
-    }
-    missing = [prefix + name for name in told.values() if prefix + name not in weights]
-    if missing:
-        raise InputError(f"{source}: its text tower is no BERT that is read here: {missing[0]} is missing")
-    shapes = {key: weights[prefix + name].shape for key, name in told.items()}
-    vocabulary, width = shapes["words"]
-    if shapes["kinds"][0] != 2 or width % _HEAD:
+    words, positions, kinds, inner = (
+        shape_of(weights, prefix + name, 2, source)
+        for name in (
+            "embeddings.word_embeddings.weight",
+            "embeddings.position_embeddings.weight",
+            "embeddings.token_type_embeddings.weight",
+            "encoder.layer.0.intermediate.dense.weight",
+        )
+    )
+    vocabulary, width = words
+    if kinds[0] != 2 or width % _HEAD:
         raise InputError(
             f"{source}: its text tower is no BERT that is read here: expected two kinds of tokens and heads of {_HEAD}, got "
-            f"{shapes['kinds'][0]} and a width of {width}"
+            f"{kinds[0]} and a width of {width}"
         )
     return BertConfig(
         vocab_size=vocabulary,
         hidden_size=width,
         num_hidden_layers=count_layers(weights, prefix + "encoder.layer."),
         num_attention_heads=width // _HEAD,
-        intermediate_size=shapes["inner"][0],
-        max_position_embeddings=shapes["positions"][0],
+        intermediate_size=inner[0],
+        max_position_embeddings=positions[0],
         attention_probs_dropout_prob=0.0,
         hidden_dropout_prob=0.0,
     )

@@ -19,7 +19,7 @@ from titer.models.bert import mean_of_three, read_bert
 from titer.models.encoder import Encoder
 from titer.models.huggingface import ProjectedTower
 from titer.models.pixels import Preprocess
-from titer.models.weights import Origin, Weights, count_layers, load_strictly, read_tensors
+from titer.models.weights import Origin, Weights, count_layers, load_strictly, read_tensors, shape_of
 
 _SIZE, _MEAN, _STD = 224, 0.5862785803043838, 0.27950088968644304
 _LENGTH = 77  # tokens of a text, as its processor cuts them
@@ -91,37 +91,28 @@ def _swin(weights: Weights, file: Path) -> SwinTower:
     """
     constants = ("relative_position_index", "attention_mask")
     held = {name: tensor for name, tensor in weights.items() if not name.endswith(constants)}
-    head = held.get("vision_model.projection_head.weight")
-    patches = held.get(_VISION + "embeddings.patch_embeddings.projection.weight")
-    if head is None or patches is None:
-        what = "MedCLIP with a ResNet-50, which is not read here; take medclip-vit" if _resnet(held) else "no MedCLIP"
-        raise InputError(f"{file} holds {what}")
-    config = _config(held, patches.shape, file)
-    tower = SwinTower(SwinModel(config), nn.Linear(config.hidden_size, len(head), bias=False))
+    if "vision_model.model.fc.weight" in held:
+        raise InputError(f"{file} holds MedCLIP with a ResNet-50, which is not read here; take medclip-vit")
+    config, dim = _config(held, file), shape_of(held, "vision_model.projection_head.weight", 2, file)[0]
+    tower = SwinTower(SwinModel(config), nn.Linear(config.hidden_size, dim, bias=False))
     load_strictly(tower, held, file, _origin)
     return tower
 
 
-def _resnet(weights: Weights) -> bool:
-    return "vision_model.model.fc.weight" in weights
-
-
-def _config(weights: Weights, patches: torch.Size, file: Path) -> Any:
+def _config(weights: Weights, file: Path) -> Any:
+    width, _, _, patch = shape_of(weights, _VISION + "embeddings.patch_embeddings.projection.weight", 4, file)
     layers = _VISION + "encoder.layers."
     depths = [count_layers(weights, f"{layers}{layer}.blocks.") for layer in range(count_layers(weights, layers))]
-    tables = [weights.get(f"{layers}{layer}.blocks.0.{_TABLE}") for layer in range(len(depths))]
-    inner = weights.get(f"{layers}0.blocks.0.intermediate.dense.weight")
-    if not depths or inner is None or any(table is None for table in tables):
-        raise InputError(f"{file}: its image tower is no Swin Transformer that is read here: {layers}* is incomplete")
-    shapes = [table.shape for table in tables if table is not None]
+    inner = shape_of(weights, f"{layers}0.blocks.0.intermediate.dense.weight", 2, file)[0]
+    tables = [shape_of(weights, f"{layers}{layer}.blocks.0.{_TABLE}", 2, file) for layer in range(len(depths))]
     return SwinConfig(
         image_size=_SIZE,
-        patch_size=patches[-1],
-        embed_dim=patches[0],
+        patch_size=patch,
+        embed_dim=width,
         depths=depths,
-        num_heads=[shape[1] for shape in shapes],
-        window_size=(round(shapes[0][0] ** 0.5) + 1) // 2,  # a table has (2 window - 1)² rows
-        mlp_ratio=len(inner) / patches[0],
+        num_heads=[heads for _, heads in tables],
+        window_size=(round(tables[0][0] ** 0.5) + 1) // 2,  # a table has (2 window - 1)² rows
+        mlp_ratio=inner / width,
         drop_path_rate=0.0,
     )
 

@@ -162,6 +162,20 @@ def load_strictly(module: nn.Module, weights: Weights, source: Path, origin: Cal
     )
 
 
+def shape_of(weights: Weights, name: str, axes: int, source: Path) -> torch.Size:
+    """The shape of a tensor that tells a model's sizes.
+
+    Raises:
+        InputError: if it is missing, or has another number of axes.
+    """
+    if name not in weights:
+        raise InputError(f"{source}: {name} is missing")
+    shape = weights[name].shape
+    if len(shape) != axes:
+        raise InputError(f"{source}: {name} has shape {tuple(shape)}, expected {axes} axes")
+    return shape
+
+
 def count_layers(weights: Weights, prefix: str) -> int:
     """How many layers there are below a prefix that ends in front of their numbers."""
     return len({name.removeprefix(prefix).split(".")[0] for name in weights if name.startswith(prefix)})

@@ -149,11 +149,12 @@ def test_tensors_that_do_not_fit_are_named_as_the_file_does(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"visual.trunk.cls_token": None}, "missing, such as visual.trunk.cls_token"),
+        ({"visual.trunk.cls_token": None}, "visual.trunk.cls_token is missing"),
+        ({"visual.trunk.cls_token": torch.zeros(64)}, r"cls_token has shape \(64,\), expected 3 axes"),
         ({"visual.trunk.blocks.1.attn.qkv.bias": None}, "missing, such as visual.trunk.blocks.1.attn.qkv.bias"),
         ({"visual.trunk.pos_embed": torch.zeros(1, 6, 64)}, r"pos_embed has shape \(6, 64\), expected \(5, 64\)"),
         ({"visual.trunk.blocks.0.ls1.gamma": torch.zeros(64)}, "do not belong to this model"),
-        ({"text.transformer.embeddings.word_embeddings.weight": None}, "no BERT that is read here"),
+        ({"text.transformer.embeddings.word_embeddings.weight": None}, "word_embeddings.weight is missing"),
         ({"text.transformer.embeddings.token_type_embeddings.weight": torch.zeros(1, 128)}, "expected two kinds"),
         ({"text.proj.2.weight": torch.zeros(7, 68)}, r"text.proj.2.weight has shape \(7, 68\), expected \(8, 68\)"),
         ({"text.stray": torch.zeros(1)}, "do not belong to this model, such as text.stray"),
@@ -179,6 +180,13 @@ def test_the_same_for_biomedclip(change: dict[str, torch.Tensor | None], words: 
         ),
         ("text_cfg", {"hf_model_name": "roberta-base"}, "expected hf_pooler_type"),
         ("vision_cfg", {"image_size": [32, 24]}, "expected a square"),
+        (
+            "vision_cfg",
+            {"head_width": 5},
+            r"open_clip_config\.json: no model can be built of it: ValueError: The hidden size",
+        ),
+        ("vision_cfg", {"width": "wide"}, "no model can be built of it: invalid literal"),
+        ("text_cfg", {"heads": 5}, "no model can be built of it"),
     ],
 )
 def test_variants_that_are_not_read_are_refused(part: str, option: dict[str, Any], words: str, directory: Path) -> None:

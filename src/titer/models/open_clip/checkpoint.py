@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from titer.errors import InputError, unknown
 from titer.models import huggingface
@@ -100,7 +101,12 @@ def _encoder(told: Told, file: Path, name: str, device: torch.device, dtype: tor
             raise InputError(f"{file} holds {what}")
     scale = scale_of(weights, file)
     visual, rest = _parted(weights)
-    vision, text = read_vision(told, visual, file), read_text(told, rest, file)
+    try:
+        vision, text = read_vision(told, visual, file), read_text(told, rest, file)
+    except (ValueError, TypeError, ZeroDivisionError, StrictDataclassError) as error:  # sizes that do not go together
+        raise InputError(
+            f"{told.source}: no model can be built of it: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return assemble(
         name,
         ImageTower(vision.vision_model, vision.visual_projection),

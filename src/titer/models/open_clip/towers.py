@@ -25,7 +25,7 @@ from titer.models.bert import first_token, read_bert
 from titer.models.huggingface import TextTower, tokenizer_beside
 from titer.models.open_clip.config import Told, side
 from titer.models.open_clip.keys import text_origin, timm_origin, vision_origin
-from titer.models.weights import Weights, count_layers, load_strictly
+from titer.models.weights import Weights, count_layers, load_strictly, shape_of
 
 _CLIP_WORDS = "openai/clip-vit-base-patch32"  # its tokenizer is that of all CLIPs
 _HEAD = 64  # entries of a head in every ViT of timm's that is read here
@@ -64,16 +64,11 @@ def _timm_vision(told: Told, part: Mapping[str, Any], weights: Weights, file: Pa
             f"{told.source}: expected timm's vit_SIZE_patchP_PIXELS with timm_pool '' and timm_proj 'linear', got {name} "
             f"with {pool!r} and {head!r}; of a SigLIP take the version in Hugging Face layout"
         )
-    start, positions, *telling = (
-        "visual.trunk.cls_token",
-        "visual.trunk.pos_embed",
-        "visual.trunk.patch_embed.proj.weight",
-        "visual.trunk.blocks.0.mlp.fc1.weight",
-    )
-    missing = [name for name in (start, positions, *telling) if name not in weights]
-    if missing:
-        raise InputError(f"{file}: {len(missing)} tensors are missing, such as {missing[0]}")
-    width, patch, inner = weights[start].shape[-1], weights[telling[0]].shape[-1], len(weights[telling[1]])
+    start, positions = "visual.trunk.cls_token", "visual.trunk.pos_embed"
+    shape_of(weights, positions, 3, file)
+    width = shape_of(weights, start, 3, file)[-1]
+    patch = shape_of(weights, "visual.trunk.patch_embed.proj.weight", 4, file)[-1]
+    inner = shape_of(weights, "visual.trunk.blocks.0.mlp.fc1.weight", 2, file)[0]
     config = CLIPVisionConfig(
         hidden_size=width,
         intermediate_size=inner,
