@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from titer.report.page import report
     from titer.results.comparing import compare
     from titer.results.store import Run, read_run
+    from titer.upstream.audit.session import audit
+    from titer.upstream.craft import craft
+    from titer.upstream.pretrain import pretrain
 
 __version__ = "0.1.0"
 
@@ -41,13 +44,16 @@ _HOMES = {
     "RunError": "titer.errors",
     "TiterError": "titer.errors",
     "attack": "titer.evaluate.attacking",
+    "audit": "titer.upstream.audit.session",
     "certify": "titer.evaluate.smoothing",
     "challenge": "titer.evaluate.challenge",
     "compare": "titer.results.comparing",
+    "craft": "titer.upstream.craft",
     "fit": "titer.evaluate.fitting",
     "load_data": "titer.data",
     "load_model": "titer.models",
     "predict": "titer.evaluate.smoothing",
+    "pretrain": "titer.upstream.pretrain",
     "read_run": "titer.results.store",
     "report": "titer.report.page",
     "wrap": "titer.models",
@@ -64,13 +70,16 @@ __all__ = [
     "RunError",
     "TiterError",
     "attack",
+    "audit",
     "certify",
     "challenge",
     "compare",
+    "craft",
     "fit",
     "load_data",
     "load_model",
     "predict",
+    "pretrain",
     "read_run",
     "report",
     "wrap",

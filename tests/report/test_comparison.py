@@ -13,9 +13,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
 from report.comparing import ZERO_SHOT, Method, write_study
-from report.synthetic import write_run
 from report.test_page import _FETCHING, page
-from titer.errors import InputError
 from titer.report.arms import (
     HEADLINE,
     Pair,
@@ -32,7 +30,7 @@ from titer.report.arms import (
     pairs,
     shots_table,
 )
-from titer.report.comparison import Section, compare_page, report_on, section
+from titer.report.comparison import Section, compare_page, section
 from titer.report.plots import arm_figure
 from titer.report.tables import MISSING, Share, Table, Value
 from titer.results.arms import Arm
@@ -398,21 +396,3 @@ def test_several_data_sets_get_an_overview(written: Path, tmp_path: Path) -> Non
     text = page(compare_page([written, other], tmp_path / "page.html")).text
     assert "All data sets, at r = 0.25" in text
     assert len(re.findall(r"moles 0\.25 constant answer fixed 33 %", text)) == 1
-
-
-def test_report_takes_comparisons_or_runs(tmp_path: Path) -> None:
-    study, run = write_study(tmp_path / "s", ZERO_SHOT), write_run(tmp_path / "run").path
-    assert "Comparison of defenses" in report_on([study], tmp_path / "a.html").read_text()
-    assert "Robustness report" in report_on([run], tmp_path / "b.html").read_text()
-    with pytest.raises(InputError, match=r"is a comparison and .*/run is not; give them pages of their own"):
-        report_on([study, run], tmp_path / "c.html")
-    with pytest.raises(InputError, match="--by sex: the page of a comparison is not broken down"):
-        report_on([study], tmp_path / "c.html", by="sex")
-    assert not (tmp_path / "c.html").exists()
-
-
-def test_a_comparison_without_results_says_what_to_do(tmp_path: Path) -> None:
-    path = write_study(tmp_path / "s", ZERO_SHOT)
-    (path / "runs/main-sigma0.25/run.json").unlink()
-    with pytest.raises(InputError, match="has no finished samples to report; titer run goes on with it"):
-        compare_page([path], tmp_path / "page.html")

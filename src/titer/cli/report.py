@@ -31,6 +31,6 @@ def report(
 
     Example: titer report runs/first --out first.html
     """
-    from titer.report.comparison import report_on
+    from titer.report.directories import report_on
 
     note(f"wrote {report_on(runs, out, by)}")

@@ -38,18 +38,15 @@ from titer.report.arms_attacked import (
     method_of,
     robust_table,
 )
-from titer.report.audited import write_audit
 from titer.report.base_to_new import base_to_new_tables
-from titer.report.page import report, template, write_page
+from titer.report.page import template, write_page
 from titer.report.parts import Drawing, Part
 from titer.report.plots import arm_figure, shots_figure
 from titer.report.tables import Table
 from titer.report.words import GUARANTEES
 from titer.results.arms import Fits
-from titer.results.audited import is_audit
 from titer.results.robustness import length_text
-from titer.results.store import read_run
-from titer.results.study import StudyCell, StudyResults, is_study, read_study
+from titer.results.study import StudyCell, StudyResults, read_study
 from titer.statistics.intervals import group_codes
 
 
@@ -86,32 +83,6 @@ def compare_page(paths: Sequence[Path | str], out: Path | str) -> Path:
         attacked=any(cell.attacked for study in studies for cell in study.cells),
     )
     return write_page(page, out)
-
-
-def report_on(paths: Sequence[Path], out: Path, by: str | None = None) -> Path:
-    """The page of runs, or of comparisons.
-
-    Args:
-        paths: directories that ``titer run`` wrote; or run directories and per-image files.
-        out: the file to write.
-        by: a column of the runs' records to break results down by.
-
-    Raises:
-        InputError: for both kinds at once, or whatever ``compare_page`` or ``report`` refuses.
-    """
-    studies = [path for path in paths if is_study(path)]
-    if len(paths) == 1 and is_audit(paths[0]):
-        return write_audit(read_run(paths[0]), out=out)
-    if not studies:
-        return report(paths, out, by)
-    if len(studies) < len(paths):
-        other = next(path for path in paths if path not in studies)
-        raise InputError(f"{studies[0]} is a comparison and {other} is not; give them pages of their own")
-    if by is not None:
-        raise InputError(
-            f"--by {by}: the page of a comparison is not broken down; name one of its runs, such as {studies[0]}/runs/..."
-        )
-    return compare_page(studies, out)
 
 
 def section(study: StudyResults) -> Section:

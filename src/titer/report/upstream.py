@@ -119,8 +119,10 @@ def compare(one: Level, other: Level, epsilon: float | None) -> Difference | Non
         epsilon: budget; None for accuracy without attack.
     """
     seeds = tuple(sorted(one.fits.keys() & other.fits.keys()))
-    if not seeds:
+    shared = one.of(seeds).ids & other.of(seeds).ids if seeds else frozenset()
+    if not shared:
         return None
+    one, other = one.on(seeds, shared), other.on(seeds, shared)
 
     def shares(level: Level, of: Sequence[int]) -> Shares:
         return level.clean(of) if epsilon is None else level.robust(epsilon, of)
@@ -242,7 +244,7 @@ def _interval(level: Level, epsilon: float | None) -> Interval:
 
 
 def _share(level: Level, epsilon: float | None) -> Share:
-    seeds = sorted(level.fits)
+    level, seeds = level.on(level.fits, level.ids), sorted(level.fits)
     fit = level.fits[seeds[0]]
     values = level.clean(seeds) if epsilon is None else level.robust(epsilon, seeds)
     return Share(balanced_mean(values, fit.labels, fit.groups), len(fit.ids))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,19 @@ class Level:
     ratio: float
     method: str
     fits: Mapping[int, AttackArm]
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Images that all of its fits have finished."""
+        return frozenset.intersection(*(frozenset(fit.ids) for fit in self.fits.values()))
+
+    def of(self, seeds: Collection[int]) -> Level:
+        """The same, of these seeds alone."""
+        return replace(self, fits={seed: self.fits[seed] for seed in sorted(seeds)})
+
+    def on(self, seeds: Collection[int], ids: Collection[str]) -> Level:
+        """The same, of these seeds on these images alone."""
+        return replace(self, fits={seed: self.fits[seed].on(self.fits[seed].names, ids) for seed in sorted(seeds)})
 
     def clean(self, seeds: Sequence[int]) -> Shares:
         """For each image, the share of these seeds whose head is right without attack."""
