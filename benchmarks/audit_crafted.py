@@ -3,8 +3,9 @@
     python benchmarks/audit_crafted.py --data ../shared/data/blood_smears_captions --out runs/audit-crafted
 
 For each kind of noise and ratio: `titer craft`, `titer audit` on what came out (which never reads `noise.jsonl`), then the
-truth from that file beside the audit: AUROC of its rank, and the share of noised pairs above the threshold that flags 1 %
-of the clean ones, beside the power that its own canaries promised. Goes on where it stopped.
+truth from that file beside the audit: AUROC of its rank, the share of noised pairs above the threshold that flags 1 % of the
+clean ones, the share of canaries above that same threshold, and the power that the audit states at 1 % of all pairs, which
+cannot know how many are bad. Goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.05, 0.2])
     args = parser.parse_args()
-    print("noise\tratio\tpairs\tnoised\tAUROC\tfound at 1 % of clean pairs\tpromised by canaries", flush=True)
+    print(
+        "noise\tratio\tpairs\tnoised\tAUROC\tfound at 1 % of clean pairs\tcanaries at that threshold\tstated at 1 % of all",
+        flush=True,
+    )
     for name, (attack, settings, eps, family) in FAMILIES.items():
         for ratio in args.ratios:
             crafted, run = args.out / f"{name}-{ratio:g}", args.out / f"{name}-{ratio:g}-audit"
@@ -59,10 +63,15 @@ def row(name: str, ratio: float, crafted: Path, path: Path, family: str) -> str:
     threshold = clean[-max(1, round(FALSE_ALARMS * len(clean)))]
     found = int((scores[bad] > threshold).sum())
     true = proportion(found, int(bad.sum()))
-    promised = next(each for each in audited.power(run) if (each.family, each.false_alarms) == (family, FALSE_ALARMS))
-    told = promised.unknown if promised.power is None else _said(promised.power)
+    flagged = (found + round(FALSE_ALARMS * len(clean))) / len(scores)
+    planted = audited.canaries(run)[family]
+    told = "\t".join(_power(audited.power_of(family, planted, share)) for share in (flagged, FALSE_ALARMS))
     area = roc_auc_score(bad, scores)
     return f"{name}\t{ratio:g}\t{len(scores)}\t{bad.sum()}\t{area:.3f}\t{_said(true)}\t{told}"
+
+
+def _power(row: audited.PowerRow) -> str:
+    return row.unknown if row.power is None else _said(row.power)
 
 
 def _said(share: Interval) -> str:

@@ -44,7 +44,7 @@ def test_one_command(
         assert (out / name).is_file(), name
     assert audit(data, out, "--json") == 0
     document = json.loads(capfd.readouterr().out)
-    assert set(document) == {"queue", "power", "auroc", "base_rates", "removed", "warnings"}
+    assert set(document) == {"queue", "power", "reviewed", "auroc", "base_rates", "removed", "warnings"}
     assert len(document["queue"]) == 20
     assert document["removed"] is None
     assert {row["power"] for row in document["power"]} == {None}

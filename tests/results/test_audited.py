@@ -200,3 +200,11 @@ def test_a_model_at_chance_is_told(tmp_path: Path) -> None:
     bad = [{**record, "signals": {"own-rank": 0.48}} for record in good]
     (said,) = audited.warnings(run_of(tmp_path / "bad", bad))
     assert said.startswith("toy is near chance on these pairs: 48 %")
+
+
+def test_a_review_of_more_pairs_finds_more_canaries(run: Run) -> None:
+    """60 canaries are above all 200 pairs, 30 below one or two of them, 30 in the middle."""
+    found = {row.false_alarms: row.power for row in audited.reviewed(run) if row.canaries == 120}
+    shares = [found[share].estimate for share in audited.REVIEWED]  # type: ignore[union-attr]
+    assert shares[0] == pytest.approx(90 / 120)
+    assert shares == sorted(shares)

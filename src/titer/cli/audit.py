@@ -88,6 +88,7 @@ def _summary(finished: Run, chosen: Filter | None, json: bool) -> None:
         document({
             "queue": audited.queue_table(finished, _TOP),
             "power": [_plain(row) for row in audited.power(finished)],
+            "reviewed": [_plain(row) for row in audited.reviewed(finished)],
             "auroc": [_plain(row) for row in audited.areas(finished)],
             "base_rates": [_plain(row) for row in audited.base_rates(finished)],
             "removed": None if removed is None else [_plain(row) for row in removed],

@@ -132,7 +132,7 @@ def _parts(run: Run, chosen: Filter | None) -> Iterator[Part]:
         "What this audit would find",
         " ".join(audited.reasons(run)),
         figures=(_drawing(run),),
-        tables=(_power(run),),
+        tables=(_power(run), _reviewed(run)),
         folded=_areas(run),
     )
     rows = audited.base_rate_table(run)
@@ -184,6 +184,20 @@ def _power(run: Run) -> Table:
         "often as real pairs are flagged.",
         columns=columns,
         rows=tuple((*own, *[MISSING] * (len(columns) - len(own))) for own in rows.values()),
+    )
+
+
+def _reviewed(run: Run) -> Table:
+    rows: dict[str, list[Value]] = {}
+    for row in audited.reviewed(run):
+        own = rows.setdefault(row.family, [row.family])
+        own.append("unknown" if row.power is None else Share(row.power, row.canaries))
+    return Table(
+        title="If more is reviewed",
+        caption="Share of canaries that lie in the first part of the queue. Where more pairs are bad than it flags, they "
+        "stand in front and hide each other: review a larger part than may be bad before believing that the rest is clean.",
+        columns=("canaries", *(f"first {100 * share:g} %" for share in audited.REVIEWED)),
+        rows=tuple(map(tuple, rows.values())),
     )
 
 
