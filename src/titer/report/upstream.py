@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from titer.errors import InputError
-from titer.report.arms import certified_share, clean_share, difference_text, family, p_text, radii_of
+from titer.report.arms import certified_share, clean_share, difference_text, family, number_text, p_text, radii_of
 from titer.report.arms_attacked import label_of, robust_share
 from titer.report.comparison import Section
 from titer.report.page import template, write_page
@@ -84,6 +84,7 @@ def upstream_section(results: UpstreamResults) -> Section:
             *(_task_part(results, task) for task in tasks),
             *_beside_parts(results),
             *_feature_parts(results),
+            Part("Costs", tables=(_cost_table(results),)),
         ),
         guarantees=(),
         settings=(_arms_table(results), _pretraining_table(results)),
@@ -404,6 +405,29 @@ def _margins(told: Mapping[str, Any]) -> tuple[str, str, str]:
     if len(clean) != len(noised) or not len(clean):
         return MISSING, MISSING, MISSING
     return f"{clean.mean():+.3f}", f"{noised.mean():+.3f}", f"{100 * (noised > clean).mean():.0f} %"
+
+
+def _cost_table(results: UpstreamResults) -> Table:
+    told = [facts for study in results.studies.values() for facts in study.info["prompts"].values()]
+    methods = dict.fromkeys(facts["entry"] for facts in told)
+    rows = []
+    for name in methods:
+        own = [facts for facts in told if facts["entry"] == name]
+        values = ([facts[key] for facts in own if facts.get(key) is not None] for key in ("fit_seconds", "bytes"))
+        rows.append(
+            (
+                name,
+                str(len(own)),
+                *(number_text(float(np.median(found)) if found else None, "{:,.1f}") for found in values),
+            )
+        )
+    return Table(
+        title="What a head costs",
+        caption="Medians over fits: seconds, those of features that it had to make itself included, and bytes to keep, four for "
+        "each number that it learned.",
+        columns=("head", "fits", "seconds", "bytes"),
+        rows=tuple(rows),
+    )
 
 
 def _arms_table(results: UpstreamResults) -> Table:
