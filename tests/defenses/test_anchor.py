@@ -132,6 +132,38 @@ def noisy_by_hand(step: Step) -> torch.Tensor:
     return step.images + 0.25 * random.normal(*step.images.shape[1:])
 
 
+def test_in_another_light_what_is_known_is_of_the_changed_images(encoder: Encoder) -> None:
+    step = step_of(Anchor(light=0.5), encoder, [0, 1, 2, 0, 1, 2])
+    relit = step.relit(0.5)
+    with torch.no_grad():
+        assert torch.equal(relit.known, encoder.image_features(relit.images))
+    assert float(relit.images.min()) >= 0
+    assert float(relit.images.max()) <= 1
+    moved = (relit.images - step.images).abs().flatten(1).mean(dim=1)
+    assert len({round(float(each), 6) for each in moved}) == 6
+    assert float(moved.min()) > 0
+
+
+def test_each_change_of_light_by_hand(encoder: Encoder) -> None:
+    """Contrast around the image's mean, brightness by half the amount, then gamma: three draws for each image."""
+    step = step_of(Anchor(), encoder, [0, 1, 2, 0, 1, 2])
+    random = Random(7, "fit 0", [f"image {place}" for place in range(6)])
+    contrast, brightness, gamma = (random.uniform(low=-0.4, high=0.4) for _ in range(3))
+    shown = step.relit(0.4).images
+    for row, image in enumerate(step.images):
+        changed = (image - image.mean()) * contrast[row].exp() + image.mean() + brightness[row] / 2
+        assert torch.allclose(shown[row], changed.clamp(1e-4, 1) ** gamma[row].exp(), atol=1e-5)
+
+
+def test_light_changes_what_is_learned_and_none_changes_nothing(encoder: Encoder) -> None:
+    plain, none, lit = (
+        Anchor(epochs=2, rank=2, **light).fit(task_on(encoder)).weights
+        for light in ({}, {"light": 0.0}, {"light": 0.5})
+    )
+    assert all(torch.equal(plain[name], none[name]) for name in plain)
+    assert any(not torch.equal(plain[name], lit[name]) for name in plain)
+
+
 def test_without_labels_it_learns_the_same_whatever_they_are(encoder: Encoder) -> None:
     method = Anchor(epochs=2, rank=2)
     assert not method.needs_labels

@@ -28,10 +28,13 @@ class Anchor(Smoothed, TowerTuning):
 
     Args:
         rank: of the change of each linear layer.
+        light: largest change of contrast, gamma and brightness of the images that are learned from, as a logarithm; features
+            stay where the frozen model puts the changed image. 0 for none.
         supervised: weight of the cross-entropy of attacked and noisy images beside the distances; 0 uses no label.
     """
 
     rank: int = 8
+    light: float = 0.0
     supervised: float = 0.0
     eps: float = 4 / 255
     steps: int = 3
@@ -47,8 +50,9 @@ class Anchor(Smoothed, TowerTuning):
         super().__post_init__()
         if self.rank < 1:
             raise InputError(f"rank: expected at least 1, got {self.rank}")
-        if self.supervised < 0:
-            raise InputError(f"supervised: expected at least 0, got {self.supervised:g}")
+        for name in ("supervised", "light"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name}: expected at least 0, got {getattr(self, name):g}")
         if self.inner == "cross-entropy" and not self.needs_labels:
             raise InputError(
                 "inner: cross-entropy uses labels; expected distance, kl or embedding, or supervised above 0"
@@ -69,6 +73,7 @@ class Anchor(Smoothed, TowerTuning):
 
     def objective(self, step: Step) -> tuple[Tensor, None]:
         """Drift of attacked features, and of noisy ones; where it is supervised, the cross-entropy of both."""
+        step = step.relit(self.light) if self.light else step
         return self._term(step, step.attacked_features) + self.smooth * self._term(
             step, step.noisy_features(self.sigmas)
         ), None

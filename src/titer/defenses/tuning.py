@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -139,6 +139,20 @@ class Step:
         copies = self.images + (sigma[:, None, None, None] * self.random.normal(*self.images.shape[1:])).to(self.images)
         return self.learner.image_features(self.learner.weights, copies)
 
+    def relit(self, most: float) -> Step:
+        """The step on images in another light, each in its own: what is known is what the frozen model says of those.
+
+        Args:
+            most: largest logarithm of the factors of contrast and gamma; brightness moves by up to half of it.
+        """
+        contrast, brightness, gamma = (self.random.uniform(low=-most, high=most).to(self.images) for _ in range(3))
+        mean = self.images.mean(dim=(1, 2, 3), keepdim=True)
+        changed = (self.images - mean) * _of_rows(contrast.exp()) + mean + _of_rows(brightness / 2)
+        # below the smallest positive value a root has no finite slope
+        shown = changed.clamp(1e-4, 1) ** _of_rows(gamma.exp())
+        with torch.no_grad():
+            return replace(self, images=shown, known=self.encoder.image_features(shown))
+
     def logits(self, features: Tensor, words: Tensor) -> Tensor:
         """Scaled cosine."""
         return self.encoder.logit_scale * F.normalize(features, dim=-1) @ words.T
@@ -195,6 +209,10 @@ class Step:
             moving[name] = moving[name] + self.inner.ascent * gradient
         climbed = {name: weight.detach() for name, weight in moving.items()}
         return climbed, self.learner.class_features(climbed)
+
+
+def _of_rows(values: Tensor) -> Tensor:
+    return values.view(-1, 1, 1, 1)
 
 
 Objective = Callable[[Step], tuple[Tensor, Tensor | None]]
