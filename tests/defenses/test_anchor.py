@@ -156,10 +156,8 @@ def test_each_change_of_light_by_hand(encoder: Encoder) -> None:
 
 
 def test_light_changes_what_is_learned_and_none_changes_nothing(encoder: Encoder) -> None:
-    plain, none, lit = (
-        Anchor(epochs=2, rank=2, **light).fit(task_on(encoder)).weights
-        for light in ({}, {"light": 0.0}, {"light": 0.5})
-    )
+    methods = (Anchor(epochs=2, rank=2), Anchor(epochs=2, rank=2, light=0.0), Anchor(epochs=2, rank=2, light=0.5))
+    plain, none, lit = (method.fit(task_on(encoder)).weights for method in methods)
     assert all(torch.equal(plain[name], none[name]) for name in plain)
     assert any(not torch.equal(plain[name], lit[name]) for name in plain)
 

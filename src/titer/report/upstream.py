@@ -27,8 +27,9 @@ from titer.statistics.intervals import Interval
 from titer.statistics.ranking import balanced_mean
 
 _CLEAN = "no noise"
-_RECTIFIED = ("ran", "ran-black-box", "nmtune")
+_RECTIFIED = ("ran", "nmtune")
 _PLAIN = ("linear-probe", "mlp")
+_MODERATE, _MUCH = 0.1, 0.2  # up to which share noise is said to help, and from which on to hurt
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +216,64 @@ def _task_part(results: UpstreamResults, task: str) -> Part:
         )
         if table is not None
     )
-    return Part(title=f"Task {task}", figures=drawings, tables=(_levels_table(levels),), folded=tests)
+    return Part(
+        title=f"Task {task}", figures=drawings, tables=(*_answers(results, levels), _levels_table(levels)), folded=tests
+    )
+
+
+def _answers(results: UpstreamResults, levels: Sequence[Level]) -> Iterator[Table]:
+    """The questions that the study is made for, each with its differences, whatever they are."""
+    asked = [(question, pair) for question, pairs in _questions(results, levels) for pair in pairs]
+    budgets = _budgets(levels)
+    if asked:
+        yield Table(
+            title="What was asked",
+            caption="Points of class-balanced accuracy, paired on images and seeds, with 95 % intervals that are not corrected "
+            "for how many there are; the sentences above say what stands after Holm's correction over all pairs of the task.",
+            columns=(
+                "question",
+                "difference",
+                *("clean" if at is None else length_text(at, _norm(levels)) for at in budgets),
+            ),
+            rows=tuple(
+                (question, _pair_text(*pair), *(_points(*pair, at) for at in budgets)) for question, pair in asked
+            ),
+        )
+
+
+def _questions(results: UpstreamResults, levels: Sequence[Level]) -> Iterator[tuple[str, list[tuple[Level, Level]]]]:
+    first = next((level.arm for level in levels if level.arm is not None), None)
+    own = [level for level in levels if level.arm is not None and level.method in (_PLAIN[0], _RECTIFIED[0])]
+    against_clean = [
+        (level, clean) for level in own if (clean := results.level(level.task, None, 0.0, level.method)) is not None
+    ]
+    yield (
+        "moderate noise helps?",
+        [pair for pair in against_clean if pair[0].arm == first and pair[0].ratio <= _MODERATE],
+    )
+    yield "more hurts?", [pair for pair in against_clean if pair[0].arm == first and pair[0].ratio >= _MUCH]
+    yield "which noise does harm?", [pair for pair in against_clean if pair[0].arm != first and pair[0].ratio >= _MUCH]
+    yield (
+        f"{_RECTIFIED[0]} recovers?",
+        [
+            (level, other)
+            for level in levels
+            if level.method == _RECTIFIED[0] and level.arm is not None and level.ratio >= _MUCH
+            for plain in _PLAIN
+            if (other := results.level(level.task, level.arm, level.ratio, plain)) is not None
+        ],
+    )
+
+
+def _pair_text(one: Level, other: Level) -> str:
+    if one.method == other.method:
+        return f"{one.method}, {place_of(one)} less {_CLEAN}"
+    return f"{place_of(one)}, {one.method} less {other.method}"
+
+
+def _points(one: Level, other: Level, epsilon: float | None) -> str:
+    found = compare(one, other, epsilon)
+    return MISSING if found is None else difference_text(found.comparison)
 
 
 def _panels(
