@@ -201,7 +201,6 @@ class PromptTuning(TakesCheckpoint, Attacked):
 class TowerTuning(Attacked):
     """Settings of every fit that changes the whole image encoder."""
 
-    needs_labels: ClassVar[bool] = True
     class_bound: ClassVar[bool] = False
 
     def learner(self, encoder: Encoder, classes: Sequence[Named], weights: Weights) -> Tower:
