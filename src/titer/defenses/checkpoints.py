@@ -141,7 +141,7 @@ _RENAMED = (
 
 @dataclass(frozen=True, eq=False)
 class TokenCheckpoint:
-    """Learned tokens of both towers in someone else's file.
+    """Learned tokens of both towers, and a frame of pixels, in someone else's file.
 
     Args:
         path: the file.
@@ -159,7 +159,7 @@ class TokenCheckpoint:
 
 
 def read_tokens(path: Path) -> TokenCheckpoint:
-    """Learned tokens of a checkpoint of CoOp's, APT's, MaPLe's, FAP's, AdvMaPLe's, IVLP's or AdvVLP's code.
+    """Learned tokens of a checkpoint of CoOp's, APT's, MaPLe's, FAP's, AdvMaPLe's, IVLP's, AdvVLP's or AdvVP's code.
 
     Frozen weights beside them are left out; half precision is widened.
 
@@ -169,9 +169,11 @@ def read_tokens(path: Path) -> TokenCheckpoint:
     opened = open_foreign(path, _EXPECTED)
     tensors = tensors_of(opened.state)
     weights = {ours: value.detach().float() for key, value in tensors.items() if (ours := _ours(key)) is not None}
-    if not weights.keys() & {"text.0", "image.0"}:
+    if opened.content is not None and "add_prompter" in opened.content:
+        weights = _visual_prompts(opened)
+    if not weights.keys() & {"text.0", "image.0", "frame"}:
         raise InputError(
-            f"{path}: expected learned tokens under the keys of CoOp's, MaPLe's, FAP's or IVLP's code; it has "
+            f"{path}: expected learned tokens under the keys of CoOp's, MaPLe's, FAP's, IVLP's or AdvVP's code; it has "
             f"{listed(opened.state)}"
         )
     _check_finite(path, weights)
@@ -204,6 +206,50 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: {name} holds nan or infinity")
+
+
+_SIDES = ("pad_up", "pad_right", "pad_down", "pad_left")
+
+
+def _visual_prompts(opened: Opened) -> dict[str, Tensor]:
+    """The frame (``state_dict``) and the tokens (``add_prompter``) of AdvVP's code."""
+    if "vision_encoder_state_dict" in (opened.content or {}):
+        raise InputError(f"{opened.path} holds a tuned encoder; titer fit tecoa --set checkpoint= takes it over")
+    sides, tokens = tensors_of(opened.state), tensors_of((opened.content or {})["add_prompter"])
+    strange = (sides.keys() - set(_SIDES)) | (tokens.keys() - {"prompt"})
+    if strange or (sides and len(sides) < len(_SIDES)):
+        raise InputError(
+            f"{opened.path}: expected a frame ({', '.join(_SIDES)}) and tokens (prompt), got {', '.join([*sides, *tokens])}; "
+            "patches of pixels, and tokens that a network makes, are not read"
+        )
+    found = {"frame": _framed(opened.path, {name: sides[name].detach().float() for name in _SIDES})} if sides else {}
+    if "prompt" in tokens and tokens["prompt"].numel():
+        if tokens["prompt"].dim() != 3 or len(tokens["prompt"]) != 1:
+            raise InputError(f"{opened.path}: prompt: expected (1, tokens, width), got {tuple(tokens['prompt'].shape)}")
+        found["image.0"] = tokens["prompt"][0].detach().float()
+    return found
+
+
+def _framed(path: Path, sides: Mapping[str, Tensor]) -> Tensor:
+    """Strips above and below over the whole width, left and right between them, as four that go round like a windmill's.
+
+    Args:
+        path: the file, for errors.
+        sides: (1, 3, wide, size) above and below, (1, 3, size - 2 wide, wide) left and right.
+
+    Returns:
+        (4, 3, wide, size - wide).
+    """
+    *_, wide, size = 0, 0, *sides["pad_up"].shape
+    flat, upright = (1, 3, wide, size), (1, 3, size - 2 * wide, wide)
+    for name, expected in zip(_SIDES, (flat, upright, flat, upright), strict=True):
+        if sides[name].shape != expected:
+            raise InputError(f"{path}: {name}: expected shape {expected}, got {tuple(sides[name].shape)}")
+    middle = torch.cat(
+        [sides["pad_left"], torch.zeros(1, 3, size - 2 * wide, size - 2 * wide), sides["pad_right"]], dim=3
+    )
+    whole = torch.cat([sides["pad_up"], middle, sides["pad_down"]], dim=2)[0]
+    return torch.stack([torch.rot90(whole, -turn, (1, 2))[:, :wide, : size - wide] for turn in range(4)])
 
 
 def _ours(key: str) -> str | None:
