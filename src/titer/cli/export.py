@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
-    to: Annotated[str, typer.Option("--to", help="cohen, promptsmooth, csv or latex.")],
+    to: Annotated[str, typer.Option("--to", help="cohen, promptsmooth, csv, latex or apt.")],
     out: Annotated[
         Path, typer.Option("--out", help="The file to write; with several prompt sets, their names are put in.")
     ],
