@@ -208,7 +208,8 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise InputError(f"{path}: {name} holds nan or infinity")
 
 
-_SIDES = ("pad_up", "pad_right", "pad_down", "pad_left")
+SIDES = ("pad_up", "pad_right", "pad_down", "pad_left")
+"""Strips of AdvVP's frame."""
 
 
 def _visual_prompts(opened: Opened) -> dict[str, Tensor]:
@@ -216,13 +217,13 @@ def _visual_prompts(opened: Opened) -> dict[str, Tensor]:
     if "vision_encoder_state_dict" in (opened.content or {}):
         raise InputError(f"{opened.path} holds a tuned encoder; titer fit tecoa --set checkpoint= takes it over")
     sides, tokens = tensors_of(opened.state), tensors_of((opened.content or {})["add_prompter"])
-    strange = (sides.keys() - set(_SIDES)) | (tokens.keys() - {"prompt"})
-    if strange or (sides and len(sides) < len(_SIDES)):
+    strange = (sides.keys() - set(SIDES)) | (tokens.keys() - {"prompt"})
+    if strange or (sides and len(sides) < len(SIDES)):
         raise InputError(
-            f"{opened.path}: expected a frame ({', '.join(_SIDES)}) and tokens (prompt), got {', '.join([*sides, *tokens])}; "
+            f"{opened.path}: expected a frame ({', '.join(SIDES)}) and tokens (prompt), got {', '.join([*sides, *tokens])}; "
             "patches of pixels, and tokens that a network makes, are not read"
         )
-    found = {"frame": _framed(opened.path, {name: sides[name].detach().float() for name in _SIDES})} if sides else {}
+    found = {"frame": _framed(opened.path, {name: sides[name].detach().float() for name in SIDES})} if sides else {}
     if "prompt" in tokens and tokens["prompt"].numel():
         if tokens["prompt"].dim() != 3 or len(tokens["prompt"]) != 1:
             raise InputError(f"{opened.path}: prompt: expected (1, tokens, width), got {tuple(tokens['prompt'].shape)}")
@@ -242,7 +243,7 @@ def _framed(path: Path, sides: Mapping[str, Tensor]) -> Tensor:
     """
     *_, wide, size = 0, 0, *sides["pad_up"].shape
     flat, upright = (1, 3, wide, size), (1, 3, size - 2 * wide, wide)
-    for name, expected in zip(_SIDES, (flat, upright, flat, upright), strict=True):
+    for name, expected in zip(SIDES, (flat, upright, flat, upright), strict=True):
         if sides[name].shape != expected:
             raise InputError(f"{path}: {name}: expected shape {expected}, got {tuple(sides[name].shape)}")
     middle = torch.cat(

@@ -54,7 +54,7 @@ def take_encoder(path: Path, encoder: Encoder, constants: Constants = "model") -
     visual = {f"visual.{name}": tensor.detach().float() for name, tensor in _visual(opened).items()}
     tower = copy.deepcopy(tower_module(encoder))
     try:
-        load_strictly(tower, visual, path, _origin)
+        load_strictly(tower, visual, path, origin)
     except InputError as error:
         raise InputError(f"{error}; expected the image tower of the model given ({encoder.name}), tuned") from error
     weights = {name: parameter.detach().clone() for name, parameter in tower.named_parameters()}
@@ -91,7 +91,7 @@ def _bare(opened: Opened) -> dict[str, Tensor]:
     return tensors
 
 
-def _origin(name: str) -> Origin:
+def origin(name: str) -> Origin:
     """Where a tensor of our image tower stands among CLIP's."""
     return vision_origin(re.sub("^vision", "vision_model", re.sub("^projection", "visual_projection", name)))
 
