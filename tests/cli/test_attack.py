@@ -33,6 +33,12 @@ def test_a_run_prints_accuracies_and_checks(tmp_path: Path, capfd: pytest.Captur
     status, told, err = typed(capfd, "compare", out, out)
     assert (status, told) == (2, "")
     assert "one prompt set" in err
+    theirs = tmp_path / "evaluation.yaml"
+    assert typed(capfd, "export", out, "--to", "apt", "--out", theirs)[0] == 0
+    status, told, err = typed(capfd, "compare", out, tmp_path / "evaluation.eps_1-255.yaml")
+    assert status == 0
+    assert [line.split("\t")[-1] for line in told.splitlines()][:3] == ["within", "yes", "yes"]  # the file is its own
+    assert "nothing is paired" in err
 
 
 def test_an_ensemble_says_and_records_what_it_ran(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

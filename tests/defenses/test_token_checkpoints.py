@@ -1,4 +1,4 @@
-"""Tokens of MaPLe's, FAP's, IVLP's and APT's files, made here under their keys: the same logits as a forward pass by hand."""
+"""Tokens of MaPLe's, FAP's, IVLP's, APT's and AdvVP's files, made here under their keys: logits as by hand."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_other_classes_or_another_order_are_noticed(encoder: Encoder, tmp_path: 
     ("name", "as_", "words"),
     [
         ("maple", "fap", "text.1|has no place"),
-        ("fap", "maple", "expected another depth or coupling"),
+        ("fap", "maple", "expected another depth, coupling or frame"),
         ("advvlp", "maple", "has no"),
     ],
 )
@@ -134,3 +134,76 @@ def test_other_shapes_and_other_files_are_refused(encoder: Encoder, tmp_path: Pa
         DEFENSES.build("maple", checkpoint=broken).fit(task_on(encoder))
     with pytest.raises(InputError, match="keys of CoOp's"):
         DEFENSES.build("maple", checkpoint=saved(tmp_path / "other", {"weight": random(2)})).fit(task_on(encoder))
+
+
+def advvp_file(path: Path, wide: int = 4, size: int = 32, tokens: int = 5, **others: object) -> str:
+    """As AdvVP's code and FAP's version of it save them: strips around the picture, tokens in a dictionary of their own."""
+    inner = size - 2 * wide
+    frame = {
+        "module.pad_up": random(1, 3, wide, size), "module.pad_down": random(1, 3, wide, size) + 1,
+        "module.pad_left": random(1, 3, inner, wide), "module.pad_right": random(1, 3, inner, wide) - 1,
+    }  # fmt: skip
+    content = {"epoch": 10, "state_dict": frame, "add_prompter": {"module.prompt": random(1, tokens, WIDE)}, **others}
+    torch.save(content, path)
+    return str(path)
+
+
+def test_a_frame_and_tokens_are_where_advvps_code_puts_them(encoder: Encoder, tmp_path: Path) -> None:
+    """Its forward pass: strips left and right beside nothing, then above and below, added to the normalised image."""
+    file, shown = advvp_file(tmp_path / "model.pth.tar-10"), images(encoder, 3)
+    method = DEFENSES.build("advvp", checkpoint=file)
+    fitted = method.fit(task_on(encoder))
+    content = torch.load(file, weights_only=True)
+    sides = {key.removeprefix("module.pad_"): value for key, value in content["state_dict"].items()}
+    rows = torch.cat([sides["left"], torch.zeros(1, 3, 24, 24), sides["right"]], dim=3)
+    frame = torch.cat([sides["up"], rows, sides["down"]], dim=2)
+    moved = shown + frame * torch.tensor(encoder.preprocess.std).view(1, 3, 1, 1)
+    with torch.no_grad():
+        found = method.classifier(encoder, CLASSES, fitted.weights, "imported").encoder.image_features(shown)
+        expected = image_features_by_hand(encoder, moved, [content["add_prompter"]["module.prompt"][0]])
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert (found - encoder.image_features(shown)).abs().max() > 0.1
+
+
+def test_advvps_tokens_alone_and_its_frame_alone(encoder: Encoder, tmp_path: Path) -> None:
+    alone = advvp_file(tmp_path / "tokens", state_dict={})
+    fitted = DEFENSES.build("advvp", frame=0, checkpoint=alone).fit(task_on(encoder))
+    assert fitted.weights.keys() == {"image.0"}
+    framed = advvp_file(tmp_path / "frame", tokens=0)
+    fitted = DEFENSES.build("advvp", image=0, checkpoint=framed).fit(task_on(encoder))
+    assert fitted.weights.keys() == {"frame"}
+    with pytest.raises(InputError, match=r"has no 'frame'; .* expected another depth, coupling or frame"):
+        DEFENSES.build("advvp", checkpoint=alone).fit(task_on(encoder))
+
+
+@pytest.mark.parametrize(
+    ("others", "says"),
+    [
+        ({"wide": 5}, r"frame: expected shape \(4, 3, 4, 28\), got \(4, 3, 5, 27\)"),
+        ({"tokens": 3}, r"image.0: expected shape \(5, 16\), got \(3, 16\)"),
+        ({"state_dict": {"patch": torch.ones(1, 3, 4, 4)}}, "expected a frame .* got patch, prompt; patches of pixels"),
+        ({"state_dict": {"pad_up": torch.ones(1, 3, 4, 32)}}, "expected a frame .* got pad_up, prompt"),
+        ({"add_prompter": {"prompt": torch.ones(1, 5, WIDE), "pos_embedding": torch.ones(1, 5, 1)}}, "tokens that a network"),
+        ({"add_prompter": {"prompt": torch.ones(5, WIDE)}}, r"prompt: expected \(1, tokens, width\), got \(5, 16\)"),
+        ({"vision_encoder_state_dict": {}}, "holds a tuned encoder; titer fit tecoa"),
+    ],
+)  # fmt: skip
+def test_visual_prompts_of_other_kinds_and_sizes_are_refused(
+    others: dict[str, Any], says: str, encoder: Encoder, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=says):
+        DEFENSES.build("advvp", checkpoint=advvp_file(tmp_path / "file", **others)).fit(task_on(encoder))
+
+
+def test_strips_that_do_not_go_round_a_picture_are_refused(encoder: Encoder, tmp_path: Path) -> None:
+    content = torch.load(advvp_file(tmp_path / "file"), weights_only=True)
+    for side, shape, says in (
+        ("left", (1, 3, 25, 4), r"pad_left: expected shape \(1, 3, 24, 4\), got \(1, 3, 25, 4\)"),
+        ("up", (7,), r"pad_up: expected shape \(1, 3, 0, 7\), got \(7,\)"),
+    ):
+        torch.save(
+            {**content, "state_dict": {**content["state_dict"], f"module.pad_{side}": torch.ones(shape)}},
+            tmp_path / "file",
+        )
+        with pytest.raises(InputError, match=says):
+            DEFENSES.build("advvp", checkpoint=str(tmp_path / "file")).fit(task_on(encoder))

@@ -19,7 +19,11 @@ def register(app: typer.Typer) -> None:
 def compare(
     first: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
     second: Annotated[
-        Path, typer.Argument(help="Another one on the same images, or the same: its prompt sets.", metavar="RUN")
+        Path,
+        typer.Argument(
+            help="Another one on the same images, or the same: its prompt sets; or APT's evaluation.yaml.",
+            metavar="RUN",
+        ),
     ],
     json: o.Json = False,
 ) -> None:
@@ -29,7 +33,16 @@ def compare(
     """
     from titer.results.comparing import compare as compared
     from titer.results.foreign import open_results
+    from titer.results.published import SUFFIXES, beside, read_published
 
+    if second.suffix in SUFFIXES:
+        lines = beside(open_results(first), read_published(second))
+        if json:
+            document([vars(line) for line in lines])
+            return
+        o.overview_table(lines)
+        note(f"{second} names no epsilon, model or images: nothing is paired, and an interval is of our images alone")
+        return
     rows = compared(open_results(first), open_results(second))
     if json:
         document([vars(row) for row in rows])

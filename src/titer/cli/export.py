@@ -16,18 +16,29 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN")],
-    to: Annotated[str, typer.Option("--to", help="cohen, promptsmooth, csv or latex.")],
+    run: Annotated[Path, typer.Argument(help="A run directory, or an adapter that titer fit wrote.", metavar="RUN")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="Of a run: cohen, promptsmooth, csv, latex or apt. Of an adapter: coop, apt, maple, fap, ivlp, advvp, "
+            "tecoa or robustvlm.",
+        ),
+    ],
     out: Annotated[
         Path, typer.Option("--out", help="The file to write; with several prompt sets, their names are put in.")
     ],
 ) -> None:
-    """Write a run in a format that other programs read.
+    """Write a run in a format that other programs read, or an adapter as other people's code saves it.
 
     Example: titer export runs/first --to cohen --out first.tsv
     """
+    from titer.defenses.exports import export_adapter, is_adapter
     from titer.results.foreign import export_run
     from titer.results.store import read_run
 
+    if is_adapter(run):
+        note(f"wrote {export_adapter(run, to, out)}")
+        return
     for path in export_run(read_run(run), to, out):
         note(f"wrote {path}")

@@ -59,7 +59,7 @@ class Anchor(Smoothed, TowerTuning):
             )
 
     @property
-    def needs_labels(self) -> bool:  # type: ignore[override]
+    def needs_labels(self) -> bool:
         """Only where it is supervised."""
         return self.supervised > 0
 

@@ -25,6 +25,53 @@ _EXPECTED = "expected a CoOp checkpoint such as prompt_learner/model.pth.tar-50,
 
 
 @dataclass(frozen=True, eq=False)
+class Opened:
+    """What someone else's file holds; nothing of it was run.
+
+    Args:
+        path: the file.
+        content: its dictionary; None where it holds something else.
+        sha256: of the file's bytes.
+    """
+
+    path: Path
+    content: Mapping[Any, Any] | None
+    sha256: str
+
+    @property
+    def state(self) -> Any:
+        """The model's dictionary: that of a training checkpoint, else the whole."""
+        return None if self.content is None else self.content.get("state_dict", self.content)
+
+    @property
+    def epoch(self) -> int | None:
+        """After which it was saved, where the file says it."""
+        epoch = (self.content or {}).get("epoch")
+        return epoch if isinstance(epoch, int) else None
+
+
+def open_foreign(path: Path, expected: str) -> Opened:
+    """Open a pickled dictionary of tensors, whatever stands beside them.
+
+    Args:
+        path: the file.
+        expected: what it should be, for errors.
+
+    Raises:
+        InputError: for a file that is none, is damaged, or asks for something that a stand-in cannot be.
+    """
+    content = _inert(path, expected)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Opened(path, content if isinstance(content, dict) else None, digest)
+
+
+def tensors_of(state: object) -> dict[str, Tensor]:
+    """The tensors of a dictionary, without the ``module.`` that a parallel run puts before their names."""
+    items = state.items() if isinstance(state, Mapping) else ()
+    return {str(key).removeprefix("module."): value for key, value in items if isinstance(value, Tensor)}
+
+
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A learned context in someone else's file.
 
@@ -71,13 +118,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         InputError: for a file that is none, is damaged, or asks for something that a stand-in cannot be.
     """
-    state, epoch, digest = _opened(path)
+    opened = open_foreign(path, _EXPECTED)
+    state = opened.state
     found = [value for key, value in state.items() if _is_context(key)] if isinstance(state, dict) else []
     if len(found) != 1 or not isinstance(found[0], Tensor) or found[0].dim() not in (2, 3):
-        raise InputError(f"{path}: {_EXPECTED} of two or three dimensions; it has {_listed(state)}")
+        raise InputError(f"{path}: {_EXPECTED} of two or three dimensions; it has {listed(state)}")
     context = found[0].detach().float()
     _check_finite(path, {"ctx": context})
-    return Checkpoint(path, context, epoch, digest)
+    return Checkpoint(path, context, opened.epoch, opened.sha256)
 
 
 _RENAMED = (
@@ -93,7 +141,7 @@ _RENAMED = (
 
 @dataclass(frozen=True, eq=False)
 class TokenCheckpoint:
-    """Learned tokens of both towers in someone else's file.
+    """Learned tokens of both towers, and a frame of pixels, in someone else's file.
 
     Args:
         path: the file.
@@ -111,31 +159,30 @@ class TokenCheckpoint:
 
 
 def read_tokens(path: Path) -> TokenCheckpoint:
-    """Learned tokens of a checkpoint of CoOp's, APT's, MaPLe's, FAP's, AdvMaPLe's, IVLP's or AdvVLP's code.
+    """Learned tokens of a checkpoint of CoOp's, APT's, MaPLe's, FAP's, AdvMaPLe's, IVLP's, AdvVLP's or AdvVP's code.
 
     Frozen weights beside them are left out; half precision is widened.
 
     Raises:
         InputError: for a file that is none, is damaged, or holds a number that is not finite.
     """
-    state, epoch, digest = _opened(path)
-    tensors = (
-        {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-        if isinstance(state, dict)
-        else {}
-    )
+    opened = open_foreign(path, _EXPECTED)
+    tensors = tensors_of(opened.state)
     weights = {ours: value.detach().float() for key, value in tensors.items() if (ours := _ours(key)) is not None}
-    if not weights.keys() & {"text.0", "image.0"}:
+    if opened.content is not None and "add_prompter" in opened.content:
+        weights = _visual_prompts(opened)
+    if not weights.keys() & {"text.0", "image.0", "frame"}:
         raise InputError(
-            f"{path}: expected learned tokens under the keys of CoOp's, MaPLe's, FAP's or IVLP's code; it has {_listed(state)}"
+            f"{path}: expected learned tokens under the keys of CoOp's, MaPLe's, FAP's, IVLP's or AdvVP's code; it has "
+            f"{listed(opened.state)}"
         )
     _check_finite(path, weights)
     suffix = next((value.float() for key, value in tensors.items() if key.rpartition(".")[2] == "token_suffix"), None)
-    return TokenCheckpoint(path, weights, suffix, epoch, digest)
+    return TokenCheckpoint(path, weights, suffix, opened.epoch, opened.sha256)
 
 
-def source(found: Checkpoint | TokenCheckpoint) -> dict[str, object]:
-    """What an adapter says of the file that its tokens are from."""
+def source(found: Checkpoint | TokenCheckpoint | Opened) -> dict[str, object]:
+    """What an adapter says of the file that its tensors are from."""
     return {"file": found.path.name, "sha256": found.sha256, "epoch": found.epoch}
 
 
@@ -155,24 +202,61 @@ class TakesCheckpoint:
         return self.checkpoint is None
 
 
-def _opened(path: Path) -> tuple[Any, int | None, str]:
-    """What should be a dictionary of tensors, after which epoch it was saved where the file says it, and its SHA-256."""
-    content = _inert(path)
-    known = isinstance(content, dict)
-    state, epoch = (content.get("state_dict", content), content.get("epoch")) if known else (None, None)
-    return state, epoch if isinstance(epoch, int) else None, hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: {name} holds nan or infinity")
 
 
+SIDES = ("pad_up", "pad_right", "pad_down", "pad_left")
+"""Strips of AdvVP's frame."""
+
+
+def _visual_prompts(opened: Opened) -> dict[str, Tensor]:
+    """The frame (``state_dict``) and the tokens (``add_prompter``) of AdvVP's code."""
+    if "vision_encoder_state_dict" in (opened.content or {}):
+        raise InputError(f"{opened.path} holds a tuned encoder; titer fit tecoa --set checkpoint= takes it over")
+    sides, tokens = tensors_of(opened.state), tensors_of((opened.content or {})["add_prompter"])
+    strange = (sides.keys() - set(SIDES)) | (tokens.keys() - {"prompt"})
+    if strange or (sides and len(sides) < len(SIDES)):
+        raise InputError(
+            f"{opened.path}: expected a frame ({', '.join(SIDES)}) and tokens (prompt), got {', '.join([*sides, *tokens])}; "
+            "patches of pixels, and tokens that a network makes, are not read"
+        )
+    found = {"frame": _framed(opened.path, {name: sides[name].detach().float() for name in SIDES})} if sides else {}
+    if "prompt" in tokens and tokens["prompt"].numel():
+        if tokens["prompt"].dim() != 3 or len(tokens["prompt"]) != 1:
+            raise InputError(f"{opened.path}: prompt: expected (1, tokens, width), got {tuple(tokens['prompt'].shape)}")
+        found["image.0"] = tokens["prompt"][0].detach().float()
+    return found
+
+
+def _framed(path: Path, sides: Mapping[str, Tensor]) -> Tensor:
+    """Strips above and below over the whole width, left and right between them, as four that go round like a windmill's.
+
+    Args:
+        path: the file, for errors.
+        sides: (1, 3, wide, size) above and below, (1, 3, size - 2 wide, wide) left and right.
+
+    Returns:
+        (4, 3, wide, size - wide).
+    """
+    *_, wide, size = 0, 0, *sides["pad_up"].shape
+    flat, upright = (1, 3, wide, size), (1, 3, size - 2 * wide, wide)
+    for name, expected in zip(SIDES, (flat, upright, flat, upright), strict=True):
+        if sides[name].shape != expected:
+            raise InputError(f"{path}: {name}: expected shape {expected}, got {tuple(sides[name].shape)}")
+    middle = torch.cat(
+        [sides["pad_left"], torch.zeros(1, 3, size - 2 * wide, size - 2 * wide), sides["pad_right"]], dim=3
+    )
+    whole = torch.cat([sides["pad_up"], middle, sides["pad_down"]], dim=2)[0]
+    return torch.stack([torch.rot90(whole, -turn, (1, 2))[:, :wide, : size - wide] for turn in range(4)])
+
+
 def _ours(key: str) -> str | None:
     """Our name for a key of theirs; None for what is frozen."""
     for pattern, name in _RENAMED:
-        if found := re.fullmatch(pattern, key.removeprefix("module.")):
+        if found := re.fullmatch(pattern, key):
             return re.sub(r"\+(\d+)", lambda place: str(int(place[1]) + 1), found.expand(name))
     return None
 
@@ -181,7 +265,8 @@ def _is_context(key: object) -> bool:
     return isinstance(key, str) and key.rpartition(".")[2] == "ctx"
 
 
-def _listed(state: object) -> str:
+def listed(state: object) -> str:
+    """The first few keys of a dictionary, for an error."""
     return ", ".join(sorted(map(str, state))[:5]) or "nothing" if isinstance(state, Mapping) else type(state).__name__
 
 
@@ -203,7 +288,7 @@ def _dictionary(*_: object) -> dict[Any, Any]:
     return {}
 
 
-def _inert(path: Path) -> Any:
+def _inert(path: Path, expected: str) -> Any:
     """What a checkpoint holds, with stand-ins for everything that torch does not call a weight.
 
     torch's own restricted reader does the work: it calls only what it is told to, and stand-ins are all that it is told.
@@ -221,7 +306,7 @@ def _inert(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} is refused, as it could execute code: {_reason(str(error))}") from error
     except (RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: {_EXPECTED}; it cannot be read: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path}: {expected}; it cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _reason(said: str) -> str:

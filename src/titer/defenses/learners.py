@@ -291,7 +291,7 @@ class Tower:
 
     def image_features(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
         """Features (batch, dim), not unit."""
-        module, tensors = _module(self.encoder), self.tensors(weights)
+        module, tensors = tower_module(self.encoder), self.tensors(weights)
         tower = lambda shown: torch.func.functional_call(module, tensors, (shown,))  # noqa: E731
         return replace(self.encoder, image_tower=tower).image_features(images)
 
@@ -303,7 +303,7 @@ class Tower:
             InputError: for one of another shape or too many.
         """
         _check_shapes(weights, self.shapes, "the image tower")
-        tower = copy.deepcopy(_module(self.encoder))
+        tower = copy.deepcopy(tower_module(self.encoder))
         own = dict(tower.named_parameters())
         for name, value in self.tensors(weights).items():
             own[name].data.copy_(value)
@@ -337,7 +337,7 @@ class LowRank(Tower):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each learned tensor, by name."""
         found: dict[str, tuple[int, ...]] = {}
-        for name, module in _module(self.encoder).named_modules():
+        for name, module in tower_module(self.encoder).named_modules():
             if isinstance(module, nn.Linear):
                 rank = min(self.rank, module.in_features, module.out_features)
                 found |= {f"{name}.down": (rank, module.in_features), f"{name}.up": (module.out_features, rank)}
@@ -365,10 +365,15 @@ def _check_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[in
 
 
 def _parameters(encoder: Encoder) -> dict[str, Tensor]:
-    return {name: value.detach() for name, value in _module(encoder).named_parameters()}
+    return {name: value.detach() for name, value in tower_module(encoder).named_parameters()}
 
 
-def _module(encoder: Encoder) -> nn.Module:
+def tower_module(encoder: Encoder) -> nn.Module:
+    """The encoder's image tower, whose parameters can be tuned.
+
+    Raises:
+        InputError: for one that hides them.
+    """
     tower = vision_tower(encoder)
     if not isinstance(tower, nn.Module):
         raise InputError(f"{encoder.name}: its image tower is no torch module, so its weights cannot be tuned")

@@ -135,7 +135,8 @@ class PromptTuning(TakesCheckpoint, Attacked):
         position: where the class's text stands: behind the tokens (``end``), between (``middle``) or before (``front``).
         prompting: whose text features are attacked in training: ``on-the-fly``, ``constant`` or ``perturbed``.
         ascent: learning rate of the text tokens in the ``perturbed`` attack.
-        checkpoint: a file of CoOp's, APT's, MaPLe's, FAP's or IVLP's code whose tokens are taken over; nothing is learned then.
+        checkpoint: a file of CoOp's, APT's, MaPLe's, FAP's, IVLP's or AdvVP's code whose tokens (and frame) are taken over;
+            nothing is learned then.
     """
 
     text: int = 2
@@ -201,7 +202,6 @@ class PromptTuning(TakesCheckpoint, Attacked):
 class TowerTuning(Attacked):
     """Settings of every fit that changes the whole image encoder."""
 
-    needs_labels: ClassVar[bool] = True
     class_bound: ClassVar[bool] = False
 
     def learner(self, encoder: Encoder, classes: Sequence[Named], weights: Weights) -> Tower:
@@ -247,7 +247,7 @@ def _taken(file: Path, layout: Layout, task: Task, template: str) -> Fitted:
         layout.check(found.weights, task.encoder, len(task.classes))
     except KeyError as error:
         raise InputError(
-            f"{file} has no {error}; it holds {', '.join(sorted(found.weights))}; expected another depth or coupling"
+            f"{file} has no {error}; it holds {', '.join(sorted(found.weights))}; expected another depth, coupling or frame"
         ) from error
     except InputError as error:
         raise InputError(f"{file}: {error}") from error

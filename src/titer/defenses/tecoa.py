@@ -4,25 +4,54 @@ tecoa    cross-entropy with the class texts (Mao et al., ICLR 2023, arXiv 2212.0
 pmg-aft  that, and answers close to the frozen model's and to its own clean ones (Wang et al., CVPR 2024, 2401.04350).
 fare     no label: attacked features close to the frozen model's clean ones (Schlarmann et al., ICML 2024, 2402.12336).
 
-Rates are ours: the public ones are for epochs of ImageNet and 1,000 warm-up steps, which few images do not have.
+Rates are ours: the public ones are for epochs of ImageNet and 1,000 warm-up steps, which few images do not have. Encoders
+that their authors have tuned on all of it are taken over with ``checkpoint``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import get_args
 
 from torch import Tensor
 
+from titer.defenses.checkpoints import TakesCheckpoint
+from titer.defenses.encoders import Constants, take_encoder
 from titer.defenses.fit import OptimiserName
 from titer.defenses.objectives import cross_entropy, kl
 from titer.defenses.prompted import TowerTuning
+from titer.defenses.task import Fitted, Task
 from titer.defenses.tuning import InnerLoss, Step
-from titer.errors import InputError
+from titer.errors import InputError, unknown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tecoa(TowerTuning):
+class Published(TakesCheckpoint, TowerTuning):
+    """Settings of fits whose authors publish tuned encoders.
+
+    Args:
+        checkpoint: a file of TeCoA's, PMG-AFT's or RobustVLM's code whose image encoder is taken over; nothing is learned then.
+        constants: how that file's encoder expects its pixels: normalised as the ``model`` given says, or as ``imagenet``'s.
+    """
+
+    checkpoint: str | None = None
+    constants: Constants = "model"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.constants not in get_args(Constants):
+            raise unknown("constants", str(self.constants), get_args(Constants))
+
+    def fit(self, task: Task) -> Fitted:
+        """Learn the image encoder's weights, or take them over."""
+        if self.checkpoint is None:
+            return super().fit(task)
+        return take_encoder(Path(self.checkpoint), task.encoder, self.constants)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tecoa(Published):
     """The image encoder, tuned by cross-entropy of attacked images."""
 
     batch: int | None = 32
@@ -46,6 +75,7 @@ class PmgAft(Tecoa):
         regularisation: weight of the own clean answer.
     """
 
+    constants: Constants = "imagenet"  # of the public code
     learning_rate: float = 1e-4
     guidance: float = 1.0
     regularisation: float = 1.0
@@ -58,7 +88,7 @@ class PmgAft(Tecoa):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fare(TowerTuning):
+class Fare(Published):
     """The image encoder, tuned so that attacked features stay where the frozen model puts the clean ones."""
 
     steps: int = 10
@@ -69,7 +99,10 @@ class Fare(TowerTuning):
     optimiser: OptimiserName = "adamw"
     warmup_rate: float | None = None
 
-    needs_labels: ClassVar[bool] = False
+    @property
+    def needs_labels(self) -> bool:
+        """Never."""
+        return False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 
 from titer.errors import InputError, unknown
+from titer.results.published import write_published
 from titer.results.robustness import Stand, stands
 from titer.results.store import Record, Run, read_run
 from titer.results.summary import Cell, cells, certified_accuracy, correct, radii_shown
@@ -171,7 +172,7 @@ def _seconds(text: str) -> float:
 
 
 def export_run(run: Run, to: str, out: Path) -> list[Path]:
-    """Write a run as ``cohen``, ``promptsmooth``, ``csv`` or ``latex``; returns the files written.
+    """Write a run as ``cohen``, ``promptsmooth``, ``csv``, ``latex`` or ``apt``; returns the files written.
 
     The first two have no column for a prompt set or a sigma: where there are several, their name is put before the suffix.
 
@@ -346,4 +347,5 @@ _WRITERS: dict[str, Callable[[Run, Path], list[Path]]] = {
     "promptsmooth": _promptsmooth,
     "csv": _csv,
     "latex": _latex,
+    "apt": write_published,
 }
