@@ -146,6 +146,7 @@ def _known() -> dict[str, dict[str, str]]:
             "set:FILE.toml@ROOT": "a set described by a TOML file of your own",
             "classes:base@DATA": "the first half of a set's classes; new: the rest; LABEL+LABEL: these",
             "corrupted:NAME/SEVERITY@DATA": f"severities 1 to 5 of {', '.join(CORRUPTIONS)}",
+            "questions:DATA": "questions and answers made from the captions of blood smears or of titer:phantoms",
             "pooled:DATA,DATA": "several sets in one label space",
             "windowed:CENTER/WIDTH@DATA": "DICOM files seen through this window; NUMBER: through that one of each file's own",
             "TABLE": "*.csv, *.jsonl or *.parquet with file_name (or path) and label",
