@@ -60,13 +60,18 @@ def attention(w: Weights, name: str, asking: Tensor, told: Tensor, heads: int) -
     return linear(w, f"{name}.out", torch.cat(parts, 1))
 
 
+def itself(w: Weights, name: str, x: Tensor, heads: int) -> Tensor:
+    normed = norm(w, f"{name}.norm_own", x)
+    return attention(w, f"{name}.own", normed, normed, heads)
+
+
 def by_hand(w: Weights, image: Tensor, text: Tensor, layers: int, heads: int) -> Tensor:
     """The feature of one row without padding."""
     image, text = (linear(w, f"{n}_in.1", norm(w, f"{n}_in.0", x)) for n, x in (("image", image), ("text", text)))
     for layer in range(layers):
         a, b = f"image.{layer}", f"text.{layer}"
-        image = image + attention(w, f"{a}.own", *[norm(w, f"{a}.norm_own", image)] * 2, heads)
-        text = text + attention(w, f"{b}.own", *[norm(w, f"{b}.norm_own", text)] * 2, heads)
+        image = image + itself(w, a, image, heads)
+        text = text + itself(w, b, text, heads)
         seen = image + attention(w, f"{a}.other", norm(w, f"{a}.norm_other", image), text, heads)
         read = text + attention(w, f"{b}.other", norm(w, f"{b}.norm_other", text), image, heads)
         grown = []
@@ -153,7 +158,8 @@ def test_a_start_is_decided_by_its_seed_and_touches_no_global_generator(encoder:
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert fused(encoder, new_fusion(encoder, 8, 1, 2, 4), [SHORT])(images(encoder, 2)).shape == (2, 8)
+    seen = fused(encoder, new_fusion(encoder, 8, 1, 2, 4), [SHORT])
+    assert (seen.dim, seen.image_features(images(encoder, 2)).shape) == (8, (2, 8))
 
 
 @pytest.mark.parametrize(

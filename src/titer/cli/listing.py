@@ -115,14 +115,14 @@ def _methods() -> dict[str, Mapping[str, type[Any]]]:
     from titer.attacks import ATTACKS
     from titer.attacks.pairs import PAIR_ATTACKS  # one kind for users: what they are given decides which can be meant
     from titer.certify import CERTIFIERS
-    from titer.defenses import DEFENSES
+    from titer.defenses import DEFENSES, QUESTION_DEFENSES
     from titer.evaluate.benchmarks import BENCHMARKS
 
     return {
         "attack": {**ATTACKS, **PAIR_ATTACKS},
         "benchmark": BENCHMARKS,
         "certifier": CERTIFIERS,
-        "defense": DEFENSES,
+        "defense": {**DEFENSES, **QUESTION_DEFENSES},
     }
 
 

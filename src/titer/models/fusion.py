@@ -7,7 +7,7 @@ the usual one of dual-stream models (Lu et al., NeurIPS 2019, arXiv 1908.02265) 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -112,16 +112,13 @@ def new_fusion(encoder: Encoder, width: int, layers: int, heads: int, seed: int)
         return CoAttention(image.width, text.width, width, layers, heads)
 
 
-def fused(encoder: Encoder, fusion: CoAttention, questions: Sequence[str]) -> Callable[[Tensor], Tensor]:
-    """Images to features that a question has a part in; the questions are read once, here.
+def fused(encoder: Encoder, fusion: CoAttention, questions: Sequence[str]) -> Encoder:
+    """The encoder whose image features a question has a part in; the questions are read once, here.
 
     Args:
         encoder: whose towers show their tokens.
         fusion: on its device.
         questions: one for each image, in turn: n questions take images (k * n, 3, size, size).
-
-    Returns:
-        Images in [0, 1] -> features (batch, width), differentiable in the images.
     """
     tower, reading = token_towers(encoder)
     told, mask = reading.tokens(questions)
@@ -130,11 +127,11 @@ def fused(encoder: Encoder, fusion: CoAttention, questions: Sequence[str]) -> Ca
         times, left = divmod(len(images), len(questions))
         if left:
             raise ValueError(f"{len(images)} images for {len(questions)} questions")
-        seen = tower.tokens(encoder.normalised(images)).float()
+        seen = tower.tokens(images).float()
         found: Tensor = fusion(seen, told.float().repeat(times, 1, 1), mask.repeat(times, 1))
         return found
 
-    return features
+    return replace(encoder, image_tower=features, dim=int(fusion.join.out_features))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,8 +162,8 @@ class Answerer:
 
     def asking(self, questions: Sequence[str]) -> Callable[[Tensor], Tensor]:
         """Images (k * questions, 3, size, size) in [0, 1] -> logits (batch, answers); the questions in turn."""
-        features = fused(self.encoder, self.fusion, questions)
-        return lambda images: self.head(features(images))
+        encoder = fused(self.encoder, self.fusion, questions)
+        return lambda images: self.head(encoder.image_features(images))
 
     def about(self, image: Tensor) -> About:
         """The same with one image (3, size, size) held fast, for who changes the question."""

@@ -91,7 +91,8 @@ def token_towers(encoder: Encoder) -> tuple[TokenTower, ReadingTower]:
     Raises:
         InputError: if one gives nothing but its feature.
     """
-    image, text = encoder.image_tower, encoder.text_tower
+    image: object = encoder.image_tower
+    text: object = encoder.text_tower
     if not isinstance(image, TokenTower):
         raise _hidden(encoder, "no question can look at its patches")
     if not isinstance(text, ReadingTower) or not text.layers:
