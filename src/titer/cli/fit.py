@@ -68,9 +68,8 @@ def fit(
         return
     table(list(row), [["" if value is None else value for value in row.values()]])
     if fitted.left_out:
-        note(
-            f"{fitted.left_out} {'questions' if of_questions else 'images'} of the split were left out: the model was trained on them"
-        )
+        what = "questions" if of_questions else "images"
+        note(f"{fitted.left_out} {what} of the split were left out: the model was trained on them")
 
 
 def _shots(text: str) -> int | None:
