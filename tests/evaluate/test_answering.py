@@ -19,7 +19,7 @@ from titer.attacks import Model, Random, Threat
 from titer.attacks.losses import cross_entropy
 from titer.attacks.pairs import build_pair_attack
 from titer.attacks.pgd import Pgd
-from titer.attacks.questions import attack_questions
+from titer.attacks.questions import attack_questions, check_attack
 from titer.cli.main import run as titer
 from titer.data import Data
 from titer.defenses.adapter import load_answerer
@@ -108,13 +108,13 @@ def test_image_and_words_together_raise_the_loss_of_the_right_answer(
     images = torch.stack([encoder.preprocess(data("test").read(each).pixels) for each in shown])
     asked, labels, threat = [each.attributes["question"] for each in shown], torch.tensor([3, 3]), Threat("linf", EPS)
     found = attack_questions(
-        build_pair_attack(name, steps=3, swap=words),
+        check_attack(name, build_pair_attack(name, steps=3, swap=words)),
         answerer,
         images,
         asked,
         labels,
         threat,
-        Random(0, "t", ["a", "b"]),  # type: ignore[arg-type]
+        Random(0, "t", ["a", "b"]),
     )
     assert bool(threat.allows(found.images, images).all())
 
