@@ -218,7 +218,11 @@ def test_labels_outside_classes_json(tmp_path: Path) -> None:
         ("t.csv", "path,label\n", "has no rows"),
         ("t.csv", "image,label\n1.png,a\n", "expected a column 'file_name' or 'path', got image, label"),
         ("t.csv", "path;label\n1.png;a\n", "expected a column 'file_name' or 'path', got path;label"),
-        ("t.csv", "path,diagnosis\n1.png,a\n", "expected a column 'label' or 'caption', got path, diagnosis"),
+        (
+            "t.csv",
+            "path,diagnosis\n1.png,a\n",
+            "expected a column 'label', 'caption' or 'question', got path, diagnosis",
+        ),
         ("t.csv", "path,label\n,a\n", "row 1 has no path"),
         ("t.csv", "path,label\n1.png\n", "line 2: expected 2 cells as in the header, got 1"),
         ("t.csv", "path,label\n1.png,a,b\n", "line 2: expected 2 cells as in the header, got 3"),

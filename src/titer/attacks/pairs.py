@@ -103,8 +103,8 @@ class Sep:
         clean = answers(encoder.encode_image, images)
 
         def move(_: Sequence[Tensor]) -> Tensor:
-            start = _start(self.start, images, threat, random)
-            return _moved(self, encoder.encode_image, images, start, partial(divergence, clean=clean), threat)
+            start = started(self.start, images, threat, random)
+            return climbed(self, encoder.encode_image, images, start, partial(divergence, clean=clean), threat)
 
         return _alternate(self, encoder, images, texts, move, _away_from_itself)
 
@@ -156,7 +156,9 @@ class CoAttack:
                 crossed = -(aims * features.log_softmax(dim=1)).sum(dim=1)
                 return self.own * divergence(features, clean) + self.cross * crossed
 
-            return _moved(self, encoder.encode_image, images, _start(self.start, images, threat, random), away, threat)
+            return climbed(
+                self, encoder.encode_image, images, started(self.start, images, threat, random), away, threat
+            )
 
         return _alternate(self, encoder, images, texts, move, _away_from_itself)
 
@@ -233,15 +235,15 @@ class Sga:
         def score(features: Tensor) -> Tensor:
             return sign * (features[:, :1] * guide).sum(dim=(1, 2))
 
-        start = _start(self.start, images, threat, random)
-        return _moved(self, self._at_scales(encoder, random), images, start, loss, threat, score)
+        start = started(self.start, images, threat, random)
+        return climbed(self, self.at_scales(encoder.encode_image, random), images, start, loss, threat, score)
 
-    def _at_scales(self, encoder: Encoder, random: Random) -> Callable[[Tensor], Tensor]:
-        """Images -> features (batch, 1 + scales, dim), the image's own scale first."""
+    def at_scales(self, model: Callable[[Tensor], Tensor], random: Random) -> Callable[[Tensor], Tensor]:
+        """Images -> what a model gives them, features or logits (batch, 1 + scales, dim), the image's own scale first."""
 
         def features(images: Tensor) -> Tensor:
             views = [images, *(self._scaled(images, scale, random) for scale in self.scales)]
-            found = encoder.encode_image(torch.cat(views))
+            found = model(torch.cat(views))
             return found.view(len(views), len(images), -1).transpose(0, 1)
 
         return features
@@ -359,7 +361,7 @@ def _features(encoder: Encoder, texts: Sequence[Sequence[Swapped]]) -> list[Tens
     return [encoder.encode_text([swapped.text for swapped in captions]) for captions in texts]
 
 
-def _moved(
+def climbed(
     attack: Sep | CoAttack | Sga,
     model: Callable[[Tensor], Tensor],
     images: Tensor,
@@ -368,12 +370,23 @@ def _moved(
     threat: Threat,
     score: Loss | None = None,
 ) -> Tensor:
-    """Projected gradient ascent of a loss of features."""
+    """Projected gradient ascent of a loss of features, with an attack's steps; the iterates (batch, 3, size, size) that it keeps.
+
+    Args:
+        attack: its settings.
+        model: images -> features, or logits.
+        images: clean ones, around which the threat is.
+        start: where it begins, as ``started`` gives it.
+        loss: what is raised.
+        threat: norm and budget.
+        score: what makes an iterate better; the loss unless given.
+    """
     last, best = climb(model, images, start, loss, score or loss, threat, attack.steps, attack.step)
     return (best if attack.keep == "best" else last)[0]
 
 
-def _start(start: Start, images: Tensor, threat: Threat, random: Random) -> Tensor:
+def started(start: Start, images: Tensor, threat: Threat, random: Random) -> Tensor:
+    """Where an attack begins: images (batch, 3, size, size) within the threat."""
     begun = random.within(images, threat)
     return begun if start == "uniform" else threat.project(images + (begun - images).abs(), images)
 

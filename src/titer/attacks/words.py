@@ -21,12 +21,25 @@ from torch import Tensor
 
 from titer.attacks.losses import divergence
 from titer.errors import InputError, PictureError, unknown
-from titer.models.encoder import Encoder
+from titer.models.encoder import TextTower
 from titer.models.weights import fingerprint_of
 from titer.registry import Registry
 
 Objective = Callable[[Tensor], Tensor]
 """Unit features of texts (texts, dim) -> what a swap raises (texts,)."""
+
+
+class Reader(Protocol):
+    """What reads the texts: an encoder, or a model that answers questions about one image."""
+
+    @property
+    def text_tower(self) -> TextTower:
+        """Which may say how many tokens it takes."""
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Features (texts, dim), or logits: their softmax says what a text is taken for."""
+
+
 Meaning = Literal["preserving", "changing", "unjudged"]
 """What a swap does to the text's meaning; ``unjudged`` where no list names the pair."""
 Wanted = Literal["preserving", "changing", "any"]
@@ -255,7 +268,7 @@ class WordSwap:
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
-    def __call__(self, encoder: Encoder, text: str, objective: Objective) -> Swapped:
+    def __call__(self, encoder: Reader, text: str, objective: Objective) -> Swapped:
         """The text with its swaps; no swap where none raises the objective.
 
         Args:
@@ -302,7 +315,7 @@ class WordSwap:
         meaning = self.source.lexicon.meaning(place.text, word)
         return self.meaning == "any" or (meaning == "changing") == (self.meaning == "changing")
 
-    def _by_importance(self, encoder: Encoder, text: str, places: Sequence[Place]) -> list[Place]:
+    def _by_importance(self, encoder: Reader, text: str, places: Sequence[Place]) -> list[Place]:
         if not places:
             return []
         left_out = unknown_word(encoder)
@@ -349,19 +362,19 @@ class Tokenising(Protocol):
         """Token ids of a text, special tokens included."""
 
 
-def tokens(encoder: Encoder, text: str) -> int | None:
+def tokens(encoder: Reader, text: str) -> int | None:
     """How many tokens a text has for the encoder's text tower; None where the tower does not tell."""
     tower = _tokenising(encoder)
     return None if tower is None else len(tower.ids(text))
 
 
-def fits(encoder: Encoder, text: str) -> bool:
+def fits(encoder: Reader, text: str) -> bool:
     """Whether the text tower takes the whole text."""
     tower = _tokenising(encoder)
     return tower is None or len(tower.ids(text)) <= tower.length
 
 
-def cut(encoder: Encoder, text: str) -> str:
+def cut(encoder: Reader, text: str) -> str:
     """As many whole words of the text, from its beginning, as the text tower takes.
 
     Raises:
@@ -376,17 +389,17 @@ def cut(encoder: Encoder, text: str) -> str:
     return text[: ends[kept - 1]]
 
 
-def unknown_word(encoder: Encoder) -> str:
+def unknown_word(encoder: Reader) -> str:
     """What stands for a word that is left out."""
     return str(getattr(encoder.text_tower, "unknown", UNKNOWN))
 
 
-def _tokenising(encoder: Encoder) -> Tokenising | None:
+def _tokenising(encoder: Reader) -> Tokenising | None:
     tower: object = encoder.text_tower
     return tower if isinstance(tower, Tokenising) else None
 
 
-def _scores(encoder: Encoder, texts: Sequence[str], objective: Objective) -> Tensor:
+def _scores(encoder: Reader, texts: Sequence[str], objective: Objective) -> Tensor:
     with torch.no_grad():
         return objective(encoder.encode_text(texts))
 

@@ -8,6 +8,7 @@ import typer
 
 from titer.cli import options as o
 from titer.cli.output import document, table
+from titer.cli.questions import asks_questions, attack_answers
 from titer.cli.retrieval import attack_pairs
 from titer.cli.values import numbers, settings, whole
 from titer.errors import unknown
@@ -57,6 +58,15 @@ def attack(
     from titer.attacks.pairs import PAIR_ATTACKS
     from titer.evaluate.attacking import attack as run
 
+    if name not in ATTACKS and name not in PAIR_ATTACKS:
+        raise unknown("attack", name, [*ATTACKS, *PAIR_ATTACKS])
+    if asks_questions([*(prompts or ()), *(template or ())]):
+        attack_answers(
+            name, model, data, out, prompts=tuple(prompts or ()), json=json, norm=norm, eps=_budgets(eps, norm),
+            settings=settings(set_ or ()), split=split, limit=limit, seed=seed, workers=workers, device=device,
+            dtype=dtype, by=tuple(by or ()), allow=tuple(allow or ()), images=images,
+        )  # fmt: skip
+        return
     if name in PAIR_ATTACKS:
         attack_pairs(
             name, model, data, out, prompts=[*(prompts or ()), *(template or ())], json=json, norm=norm,
@@ -64,8 +74,6 @@ def attack(
             workers=workers, device=device, dtype=dtype, by=tuple(by or ()), images=images,
         )  # fmt: skip
         return
-    if name not in ATTACKS:
-        raise unknown("attack", name, [*ATTACKS, *PAIR_ATTACKS])
     with o.told(out):
         finished = run(
             model, data, name, out=out, norm=cast("Norm", norm), eps=_budgets(eps, norm), settings=settings(set_ or ()),

@@ -23,7 +23,10 @@ def fit(
     model: o.Model,
     data: o.DataName,
     out: Annotated[Path, typer.Option("--out", help="Directory for what is learned.")],
-    shots: Annotated[str, typer.Option("--shots", help="Images of each class, or all.")] = "16",
+    shots: Annotated[
+        str | None,
+        typer.Option("--shots", help="Images of each class, or all; 16 unless given. Questions: always all."),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(
@@ -41,15 +44,21 @@ def fit(
 
     Example: titer fit promptsmooth --model titer:tiny --data titer:phantoms --shots 16 --out prompts/first
     """
+    from titer.defenses import QUESTION_DEFENSES
     from titer.evaluate.fitting import fit as run
 
     given = settings(set_ or ())
+    of_questions = defense in QUESTION_DEFENSES
+    if of_questions and shots not in (None, "all"):
+        raise InputError(f"--shots: {defense} learns from all questions of the split; expected all, got {shots!r}")
+    taken = None if of_questions else _shots(shots or "16")
     fitted = run(
-        defense, model, data, out=out, shots=_shots(shots), seed=seed, split=split, allow=tuple(allow or ()), cache=cache,
+        defense, model, data, out=out, shots=taken, seed=seed, split=split, allow=tuple(allow or ()), cache=cache,
         device=device, command=o.command(), settings=given,
     )  # fmt: skip
     row = {
-        "defense": defense, "images": fitted.images, "loss": None if fitted.loss is None else round(fitted.loss, 4),
+        "defense": defense, "questions" if of_questions else "images": fitted.images,
+        "loss": None if fitted.loss is None else round(fitted.loss, 4),
         "seconds": round(fitted.seconds, 1), "out": str(fitted.path),
     }  # fmt: skip
     for warning in fitted.warnings:
@@ -59,7 +68,8 @@ def fit(
         return
     table(list(row), [["" if value is None else value for value in row.values()]])
     if fitted.left_out:
-        note(f"{fitted.left_out} images of the split were left out: the model was trained on them")
+        what = "questions" if of_questions else "images"
+        note(f"{fitted.left_out} {what} of the split were left out: the model was trained on them")
 
 
 def _shots(text: str) -> int | None:

@@ -115,7 +115,7 @@ def _methods() -> dict[str, Mapping[str, type[Any]]]:
     from titer.attacks import ATTACKS
     from titer.attacks.pairs import PAIR_ATTACKS  # one kind for users: what they are given decides which can be meant
     from titer.certify import CERTIFIERS
-    from titer.defenses import DEFENSES
+    from titer.defenses import DEFENSES, QUESTION_DEFENSES
     from titer.evaluate.benchmarks import BENCHMARKS
     from titer.upstream.noises import NOISES
     from titer.upstream.pretraining import RECIPES
@@ -124,7 +124,7 @@ def _methods() -> dict[str, Mapping[str, type[Any]]]:
         "attack": {**ATTACKS, **PAIR_ATTACKS},
         "benchmark": BENCHMARKS,
         "certifier": CERTIFIERS,
-        "defense": DEFENSES,
+        "defense": {**DEFENSES, **QUESTION_DEFENSES},
         "noise": {**PAIR_ATTACKS, **NOISES},
         "pretraining": RECIPES,
     }
@@ -159,6 +159,7 @@ def _known() -> dict[str, dict[str, str]]:
             "captioned:DATA": "labelled images with a caption each, in 24 phrasings; titer:phantoms has its own",
             "classes:base@DATA": "the first half of a set's classes; new: the rest; LABEL+LABEL: these",
             "corrupted:NAME/SEVERITY@DATA": f"severities 1 to 5 of {', '.join(CORRUPTIONS)}",
+            "questions:DATA": "questions and answers made from the captions of blood smears or of titer:phantoms",
             "pooled:DATA,DATA": "several sets in one label space",
             "train:SHARE@DATA": "a part of the training images, whole groups; other splits stay as they are",
             "windowed:CENTER/WIDTH@DATA": "DICOM files seen through this window; NUMBER: through that one of each file's own",

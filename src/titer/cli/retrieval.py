@@ -28,7 +28,7 @@ def _summary(finished: Any, json: bool) -> None:
 
     swaps = [vars(counts) for counts in swap_counts(finished)]
     if json:
-        rows = [{name: _plain(value) for name, value in vars(row).items()} for row in recalls(finished)]
+        rows = [{name: plain(value) for name, value in vars(row).items()} for row in recalls(finished)]
         document({"recalls": rows, "swaps": swaps, "success": dict(SUCCESS)})
         return
     for lines in (spoken_rows(finished), swaps):
@@ -39,7 +39,7 @@ def _summary(finished: Any, json: bool) -> None:
     o.counted(finished)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """An interval as a dictionary, without the nan that JSON has no word for."""
     if not hasattr(value, "estimate"):
         return value

@@ -88,7 +88,7 @@ class Data:
     @property
     def source(self) -> str:
         """Name of the set that it is made of: within it a group's name means the same."""
-        return self.name.rpartition("@")[2].removeprefix("captioned:")
+        return self.name.rpartition("@")[2].removeprefix("questions:").removeprefix("captioned:")
 
     @property
     def counts(self) -> dict[str, int]:

@@ -19,6 +19,7 @@ from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.files import from_rows
 from titer.data.folder import folder_rows
 from titer.data.medmnist import medmnist
+from titer.data.questions import asked
 from titer.data.splits import ALL, limited, of_split
 from titer.data.table import SUFFIXES, Row, table_rows
 from titer.errors import InputError, unknown
@@ -30,7 +31,8 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None, w
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
 
     Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``,
-    ``corrupted:NAME/SEVERITY@DATA``, ``captioned:DATA``, ``train:SHARE@DATA``, ``windowed:CENTER/WIDTH@DATA`` (DICOM).
+    ``corrupted:NAME/SEVERITY@DATA``, ``captioned:DATA``, ``questions:DATA``, ``train:SHARE@DATA``,
+    ``windowed:CENTER/WIDTH@DATA`` (DICOM).
     Or a file of MedMNIST's layout, ``medmnist:FILE.npz``, a set of CoOp's, ``coop:NAME@ROOT``, and others that a TOML
     file describes, ``set:NAME@ROOT``.
 
@@ -129,6 +131,10 @@ def _captioned(rest: str) -> Data:
     return captioned(_found(rest))
 
 
+def _questions(rest: str) -> Data:
+    return asked(dataclasses.replace(_captioned(rest), name=rest) if rest in EMBEDDED else _found(rest))
+
+
 _MADE = {
     "captioned": _captioned,
     "classes": _some,
@@ -136,6 +142,7 @@ _MADE = {
     "corrupted": _corrupted,
     "medmnist": medmnist,
     "pooled": _pooled,
+    "questions": _questions,
     "set": described,
     "train": _part,
     "windowed": _windowed,

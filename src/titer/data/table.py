@@ -1,4 +1,4 @@
-"""Tables of images: CSV, JSON lines or Parquet with a column of paths, and a label or a caption.
+"""Tables of images: CSV, JSON lines or Parquet with a column of paths, and a label, a caption or a question.
 
 Described sets (`titer.data.sets`) may also have theirs as JSON, text with tabs, Excel sheets, pickles of plain values, or packed
 with gzip.
@@ -53,8 +53,8 @@ def table_rows(file: Path) -> tuple[list[Row], tuple[str, ...]]:
     path = next((name for name in _PATHS if name in columns), None)
     if path is None:
         raise InputError(f"{file}: expected a column 'file_name' or 'path', got {', '.join(columns)}")
-    if "label" not in columns and "caption" not in columns:
-        raise InputError(f"{file}: expected a column 'label' or 'caption', got {', '.join(columns)}")
+    if not {"label", "caption", "question"} & set(columns):
+        raise InputError(f"{file}: expected a column 'label', 'caption' or 'question', got {', '.join(columns)}")
     _refuse_mixed_labels(file, records)
     attributes = tuple(name for name in columns if name not in (path, *_OWN))
     return [_row(file, line, record, path, attributes) for line, record in enumerate(records, start=1)], attributes

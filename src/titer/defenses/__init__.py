@@ -5,9 +5,10 @@ from titer.defenses.anchor import Anchor
 from titer.defenses.apt import AdvTp, AdvVp, Apt
 from titer.defenses.capt import Capt, CaptSmooth
 from titer.defenses.coop import Coop
-from titer.defenses.defense import Defense
+from titer.defenses.defense import Defense, QuestionDefense
 from titer.defenses.denoise import Denoise
 from titer.defenses.fap import Fap
+from titer.defenses.fusion import Fusion
 from titer.defenses.heads import LinearProbe, Residual
 from titer.defenses.lora import Lora
 from titer.defenses.maple import AdvMaple, AdvVlp, Ivlp, Maple
@@ -51,8 +52,12 @@ DEFENSES: Registry[Defense] = Registry(
     },
 )
 
+QUESTION_DEFENSES: Registry[QuestionDefense] = Registry("defense", "titer.question_defenses", {"fusion": Fusion})
+"""Those that learn to answer questions; they make no classifier of images."""
+
 __all__ = [
     "DEFENSES",
+    "QUESTION_DEFENSES",
     "AdvMaple",
     "AdvPt",
     "AdvTp",
@@ -68,6 +73,7 @@ __all__ = [
     "Fap",
     "Fare",
     "Fitted",
+    "Fusion",
     "Ivlp",
     "LinearProbe",
     "Lora",
@@ -76,6 +82,7 @@ __all__ = [
     "NmTune",
     "PmgAft",
     "PromptSmooth",
+    "QuestionDefense",
     "Ran",
     "Residual",
     "Task",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from titer.data.example import ClassText, Data
-from titer.defenses import DEFENSES
-from titer.defenses.defense import Defense
+from titer.defenses import DEFENSES, QUESTION_DEFENSES
+from titer.defenses.defense import Defense, QuestionDefense
 from titer.defenses.task import Weights
-from titer.errors import InputError, PictureError
+from titer.errors import InputError, PictureError, unknown
 from titer.models.classifier import Classifier, reordered
 from titer.models.encoder import Encoder
+from titer.models.fusion import Answerer
 from titer.registry import settings_of
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -37,7 +40,7 @@ class Adapter:
     """
 
     path: Path
-    defense: Defense
+    defense: Defense | QuestionDefense
     weights: Weights
     facts: Mapping[str, Any]
 
@@ -113,9 +116,22 @@ def read_adapter(path: Path) -> Adapter:
     return adapter
 
 
-def _method(facts: Mapping[str, Any]) -> Defense:
+def _method(facts: Mapping[str, Any]) -> Defense | QuestionDefense:
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in facts["settings"].items()}
-    return DEFENSES.build(facts["defense"], **settings)
+    return build_defense(facts["defense"], settings)
+
+
+def build_defense(name: str, settings: Mapping[str, Any]) -> Defense | QuestionDefense:
+    """A defense by its registered name, of images or of questions.
+
+    Raises:
+        InputError: for an unknown name or setting.
+    """
+    if name in QUESTION_DEFENSES:
+        return QUESTION_DEFENSES.build(name, **settings)
+    if name not in DEFENSES:
+        raise unknown("defense", name, [*DEFENSES, *QUESTION_DEFENSES])
+    return DEFENSES.build(name, **settings)
 
 
 def load_classifier(
@@ -127,21 +143,19 @@ def load_classifier(
         InputError: if encoder, classes or shapes do not match, or the data hold images or groups that it was fitted on.
     """
     adapter = read_adapter(path)
-    name, fingerprint = adapter.encoder
-    if fingerprint != encoder.fingerprint:
-        raise InputError(
-            f"{path} was fitted on another encoder ({name}, {fingerprint[:12]}) than "
-            f"{encoder.name} ({encoder.fingerprint[:12]}); fit it on this one"
-        )
+    defense = adapter.defense
+    if isinstance(defense, QuestionDefense):
+        raise InputError(f"{path} answers questions: it needs data with questions, and titer attack")
+    _check_encoder(adapter, encoder)
     wanted = [text.label for text in data.classes]
     fitted = [text.label for text in adapter.classes]
     known = sorted(fitted) == sorted(wanted)
     if not known:
-        _check_move(adapter, data, new_classes)
+        _check_move(adapter, data, new_classes, bound=defense.class_bound)
     if "overlap" not in allow:
         _unseen(adapter, data)
-    classifier = _made(adapter, encoder, adapter.classes if known else data.classes)
-    noise, said = adapter.defense.noise, tuple(adapter.facts.get("warnings", ()))
+    classifier = _made(adapter, defense, encoder, adapter.classes if known else data.classes)
+    noise, said = defense.noise, tuple(adapter.facts.get("warnings", ()))
     classifier = dataclasses.replace(
         classifier,
         sigmas=(min(noise), max(noise)) if noise else None,
@@ -150,26 +164,78 @@ def load_classifier(
     return reordered(classifier, [fitted.index(label) for label in wanted]) if known else classifier
 
 
-def _made(adapter: Adapter, encoder: Encoder, classes: Sequence[ClassText]) -> Classifier:
-    """The classifier, tried once: tensors of wrong shapes are found here and not in the middle of a run."""
-    try:
-        classifier = adapter.defense.classifier(encoder, classes, adapter.weights, adapter.path.resolve().name)
+def load_answerer(path: Path, encoder: Encoder, data: Data, *, allow: Sequence[str] = ()) -> Answerer:
+    """What an adapter answers to questions about images; its answers are those of its fit.
+
+    Raises:
+        InputError: if it is none of questions, the encoder or its shapes do not match, or the data hold images or groups
+            that it was fitted on.
+    """
+    adapter = read_adapter(path)
+    defense = adapter.defense
+    if not isinstance(defense, QuestionDefense):
+        raise InputError(f"{path} answers no questions: expected what titer fit fusion has written")
+    _check_encoder(adapter, encoder)
+    if "overlap" not in allow:
+        _unseen(adapter, data)
+    with _fitting(adapter, encoder):
+        found = defense.answerer(
+            encoder, adapter.classes, adapter.weights, adapter.path.resolve().name, adapter.facts["notes"]
+        )
         with torch.no_grad():
-            logits = classifier.head(torch.zeros(1, classifier.encoder.dim, device=encoder.device))
+            logits = found.asking(["?"])(torch.zeros(1, 3, encoder.size, encoder.size, device=encoder.device))
+    _check_logits(adapter, logits, len(adapter.classes))
+    return dataclasses.replace(found, warnings=tuple(adapter.facts.get("warnings", ())))
+
+
+def answers_questions(path: Path) -> bool:
+    """Whether a directory holds an adapter that answers questions; False for whatever else it is."""
+    try:
+        return json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]["defense"] in QUESTION_DEFENSES
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _check_encoder(adapter: Adapter, encoder: Encoder) -> None:
+    name, fingerprint = adapter.encoder
+    if fingerprint != encoder.fingerprint:
+        raise InputError(
+            f"{adapter.path} was fitted on another encoder ({name}, {fingerprint[:12]}) than "
+            f"{encoder.name} ({encoder.fingerprint[:12]}); fit it on this one"
+        )
+
+
+@contextmanager
+def _fitting(adapter: Adapter, encoder: Encoder) -> Iterator[None]:
+    """Tensors of wrong shapes are told in one line, with the adapter's name."""
+    try:
+        yield
     except InputError as error:
         raise InputError(f"{adapter.path}: {error}") from error
     except (KeyError, RuntimeError, IndexError, ValueError) as error:
         reason = f"there is no tensor {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise InputError(f"{adapter.path}: its tensors do not fit {encoder.name}: {reason}") from error
-    if logits.shape != (1, len(classes)):
-        raise InputError(f"{adapter.path}: its tensors give {logits.shape[-1]} logits for {len(classes)} classes")
+
+
+def _check_logits(adapter: Adapter, logits: Tensor, classes: int) -> None:
+    if logits.shape != (1, classes):
+        raise InputError(f"{adapter.path}: its tensors give {logits.shape[-1]} logits for {classes} classes")
+
+
+def _made(adapter: Adapter, defense: Defense, encoder: Encoder, classes: Sequence[ClassText]) -> Classifier:
+    """The classifier, tried once: tensors of wrong shapes are found here and not in the middle of a run."""
+    with _fitting(adapter, encoder):
+        classifier = defense.classifier(encoder, classes, adapter.weights, adapter.path.resolve().name)
+        with torch.no_grad():
+            logits = classifier.head(torch.zeros(1, classifier.encoder.dim, device=encoder.device))
+    _check_logits(adapter, logits, len(classes))
     return classifier
 
 
-def _check_move(adapter: Adapter, data: Data, new_classes: bool) -> None:
+def _check_move(adapter: Adapter, data: Data, new_classes: bool, *, bound: bool) -> None:
     """Refuse other classes than those of the fit, unless asked for and possible."""
     fitted, wanted = ([text.label for text in classes] for classes in (adapter.classes, data.classes))
-    if adapter.defense.class_bound:
+    if bound:
         raise InputError(f"{adapter.path} is bound to the classes {fitted}, {data.name} has {wanted}")
     if not new_classes:
         raise InputError(
@@ -202,7 +268,9 @@ def _unseen(adapter: Adapter, data: Data) -> None:
         )
 
 
-def facts_of(name: str, defense: Defense, encoder: Encoder, classes: Sequence[ClassText]) -> dict[str, Any]:
+def facts_of(
+    name: str, defense: Defense | QuestionDefense, encoder: Encoder, classes: Sequence[ClassText]
+) -> dict[str, Any]:
     """What identifies a fit: method, encoder and classes."""
     return {
         "defense": name,

@@ -37,11 +37,12 @@ def attacked_store(task: Task, eps: float, copies: int = ATTACKED) -> FeatureSto
 
 
 def _attacked(task: Task, places: range, known: Tensor, inner: Inner, copy: int) -> Tensor:
-    device = task.encoder.device
+    encoder = task.encoder_of(places)
+    device = encoder.device
     images = torch.stack([task.kept(place) for place in places]).to(device)
     random = Random(task.seed, f"fit attacked {copy}", [task.ids[place] for place in places])
     nothing = torch.empty(0, device=device)
-    frozen = Tokens(Layout(), task.encoder, task.classes, "{}", {})
-    step = Step(frozen, task.encoder, nothing, images, nothing, known.to(device), inner, random)
+    frozen = Tokens(Layout(), encoder, task.classes, "{}", {})
+    step = Step(frozen, encoder, nothing, images, nothing, known.to(device), inner, random)
     with torch.no_grad():
-        return F.normalize(task.encoder.image_features(step.attacked_images).cpu(), dim=-1)
+        return F.normalize(encoder.image_features(step.attacked_images).cpu(), dim=-1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from titer.defenses.task import Fitted, Task, Weights
 from titer.models.classifier import Classifier, Named
 from titer.models.encoder import Encoder
+from titer.models.fusion import Answerer
 
 
 class Defense(Protocol):
@@ -36,6 +37,23 @@ class Defense(Protocol):
 
     def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:
         """The classifier that fitted weights make on an encoder, for these classes in this order."""
+
+
+@runtime_checkable
+class QuestionDefense(Protocol):
+    """The same for questions: the classes are answers, and what is made of the weights takes an image and a question."""
+
+    def fit(self, task: Task) -> Fitted:
+        """Learn from the task's images and questions.
+
+        Raises:
+            InputError: for settings that do not fit the encoder or the data.
+        """
+
+    def answerer(
+        self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str, notes: Mapping[str, Any]
+    ) -> Answerer:
+        """What fitted weights and the notes of their fit make on an encoder, for these answers in this order."""
 
 
 def needs_images(defense: Defense) -> bool:

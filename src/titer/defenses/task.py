@@ -38,6 +38,7 @@ class Task:
         seed: of everything random in the fit.
         cache: where feature stores are kept; in memory unless given.
         workers: threads that make features. Changes no number.
+        questions: one for each image, where the classes are answers; an image with several questions is there as often.
     """
 
     encoder: Encoder
@@ -48,6 +49,11 @@ class Task:
     seed: int
     cache: Path | None = None
     workers: int = 1
+    questions: Sequence[str] = ()
+
+    def encoder_of(self, places: Sequence[int]) -> Encoder:  # noqa: ARG002
+        """What encodes the images at these places: the same for all, but where a question has a part in their features."""
+        return self.encoder
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -88,7 +94,9 @@ class Task:
     def features(self) -> Tensor:
         """Features (images, dim), not unit, that the frozen encoder gives the images without noise."""
         with torch.inference_mode():
-            rows = [self.encoder.image_features(self.kept(place)[None]).cpu() for place in range(len(self.ids))]
+            rows = [
+                self.encoder_of([place]).image_features(self.kept(place)[None]).cpu() for place in range(len(self.ids))
+            ]
         return torch.cat(rows).clone()
 
     @cached_property

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from titer.data.example import Data
+from titer.data.questions import question_of, questions_of, vocabulary, with_answers
 from titer.data.shots import Selection, no_images, select
-from titer.defenses import DEFENSES, Defense, Task
-from titer.defenses.adapter import check_directory, facts_of, write_adapter
+from titer.defenses import DEFENSES, QUESTION_DEFENSES, Defense, QuestionDefense, Task
+from titer.defenses.adapter import build_defense, check_directory, facts_of, write_adapter
 from titer.defenses.defense import needs_images
 from titer.defenses.fit import collapse
 from titer.errors import InputError
@@ -48,7 +49,7 @@ class Fit:
 
 
 def fit(
-    defense: str | Defense,
+    defense: str | Defense | QuestionDefense,
     model: str | Encoder,
     data: str | Path | Data,
     *,
@@ -69,7 +70,8 @@ def fit(
         model: a model's name, or an encoder.
         data: a data set's name or directory, or a loaded one with all its splits.
         out: the directory to write.
-        shots: images of each class; None for all. A fit without labels takes at most 256 images of any class.
+        shots: images of each class; None for all. A fit without labels takes at most 256 images of any class,
+            one on questions all of the split.
         seed: which shots, and everything random in the fit.
         split: where the images are taken from.
         allow: ``upstream`` takes images that the model was trained on; ``overlap`` accepts such as are in the test split.
@@ -83,26 +85,21 @@ def fit(
     """
     began = time.perf_counter()
     reuse_buffers()
-    method = DEFENSES.build(defense, **(settings or {})) if isinstance(defense, str) else defense
-    name = next(known for known in DEFENSES if DEFENSES[known] is type(method))
+    method = build_defense(defense, settings or {}) if isinstance(defense, str) else defense
+    methods = {**DEFENSES, **QUESTION_DEFENSES}
+    name = next(known for known in methods if methods[known] is type(method))
     check_directory(Path(out))
     if seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     encoder = model if isinstance(model, Encoder) else load_model(model, device=device)
     source = data if isinstance(data, Data) else str(data)
-    if needs_images(method):
-        chosen = select(
-            source,
-            count=shots if method.needs_labels else UNLABELLED,
-            seed=seed,
-            upstream=encoder.upstream,
-            allow=allow,
-            split=split,
-            labelled=method.needs_labels,
-        )
+    if isinstance(method, QuestionDefense):
+        chosen = _questions(source, seed, encoder, allow, split)
+        shots, labelled = None, True
     else:
-        chosen = no_images(source)
-    task = task_of(encoder, chosen, seed, labelled=method.needs_labels, cache=None if cache is None else Path(cache))
+        chosen = _images(method, source, shots, seed, encoder, allow, split)
+        labelled = method.needs_labels
+    task = task_of(encoder, chosen, seed, labelled=labelled, cache=None if cache is None else Path(cache))
     with threads(1):
         fitted = method.fit(task)
     reason = collapse(fitted, len(chosen.data.classes))
@@ -114,7 +111,7 @@ def fit(
         {
             **facts_of(name, method, encoder, chosen.data.classes),
             "data": {"name": chosen.data.name, "split": split if task.ids else None, "left_out": chosen.left_out},
-            "shots": shots if method.needs_labels else None,
+            "shots": shots if labelled else None,
             "seed": seed,
             "allow": list(allow),
             "ids": list(task.ids),
@@ -131,6 +128,37 @@ def fit(
     )
     last = fitted.losses[-1] if fitted.losses else None
     return Fit(Path(out), len(task.ids), chosen.left_out, last, seconds, warnings)
+
+
+def _images(
+    method: Defense,
+    source: str | Data,
+    shots: int | None,
+    seed: int,
+    encoder: Encoder,
+    allow: Sequence[str],
+    split: str,
+) -> Selection:
+    if not needs_images(method):
+        return no_images(source)
+    return select(
+        source,
+        count=shots if method.needs_labels else UNLABELLED,
+        seed=seed,
+        upstream=encoder.upstream,
+        allow=allow,
+        split=split,
+        labelled=method.needs_labels,
+    )
+
+
+def _questions(source: str | Data, seed: int, encoder: Encoder, allow: Sequence[str], split: str) -> Selection:
+    """All rows of the split that have a question and its answer; the answers are the classes."""
+    chosen = select(source, count=None, seed=seed, upstream=encoder.upstream, allow=allow, split=split, labelled=False)
+    kept = [place for place, example in enumerate(chosen.data.examples) if question_of(example) is not None]
+    answers = vocabulary(questions_of(chosen.data.examples, chosen.data.name))
+    asked = replace(chosen.data, examples=tuple(chosen.data.examples[place] for place in kept))
+    return replace(chosen, data=with_answers(asked, answers), digests=tuple(chosen.digests[place] for place in kept))
 
 
 def task_of(
@@ -156,4 +184,5 @@ def task_of(
         seed=seed,
         cache=cache,
         workers=default_workers(encoder.device),
+        questions=[question.text for example in examples if (question := question_of(example)) is not None],
     )

@@ -64,8 +64,12 @@ class Encoder:
 
     def image_features(self, images: Tensor) -> Tensor:
         """The same before they are made unit."""
+        return self.image_tower(self.normalised(images)).float()
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """What the image tower is shown of images (batch, 3, size, size) in [0, 1]."""
         shown = images.to(self.device) if self.front is None else self.front(images.to(self.device))
-        return self.image_tower(self.preprocess.normalise(shown).to(self.dtype)).float()
+        return self.preprocess.normalise(shown).to(self.dtype)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Unit features (texts, dim) in float32."""

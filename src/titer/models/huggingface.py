@@ -225,13 +225,22 @@ class ProjectedTower(nn.Module):
 class ImageTower(ProjectedTower):
     """A ViT, which takes tokens beside the patches.
 
-    ``injections`` has a place in front of each layer, the first behind the embeddings; ``width`` is that of a token.
+    ``injections`` has a place in front of each layer, the first behind the embeddings, ``last`` that behind the last one;
+    ``width`` is that of a token.
     """
 
     def __init__(self, vision: Any, projection: nn.Module) -> None:
         super().__init__(vision, projection)
         self.width: int = vision.config.hidden_size
         self.injections = tuple(map(Injection, (vision.embeddings, *vision.encoder.layers[:-1])))
+        self.last = Injection(vision.encoder.layers[-1])
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """What the last layer makes of normalised images: (batch, tokens, width), before any norm; differentiable."""
+        seen: list[Tensor] = []
+        with self.last.watched(seen):
+            self(images)
+        return seen[-1]
 
 
 class TextTower:
@@ -263,6 +272,7 @@ class TextTower:
         self.injection = Injection(embedding)
         self.layers = tuple(layers)
         self.deeper = tuple(map(Injection, self.layers[:-1]))
+        self.last = Injection(self.layers[-1]) if self.layers else None
         self.start = self._place_of_first_token(tokenizer)
         self.unknown = _unknown_word(tokenizer)
         self._encode = encode
@@ -275,14 +285,33 @@ class TextTower:
         Raises:
             InputError: for a text that would be cut.
         """
+        ids = self._whole(texts)
+        with torch.no_grad():
+            return self.features(ids)
+
+    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """What the last layer makes of texts: (texts, tokens, width), before any norm, and which of them are no padding.
+
+        Raises:
+            InputError: for a text that would be cut, and for a tower without layers.
+        """
+        if self.last is None:
+            raise InputError("this text tower hides its layers, so there are no tokens to be had")
+        ids, seen = self._whole(texts), list[Tensor]()
+        with torch.no_grad(), self.last.watched(seen):
+            self.features(ids)
+        places = torch.arange(seen[-1].shape[1], device=seen[-1].device)
+        lengths = torch.tensor([len(row) for row in ids], device=seen[-1].device)
+        return seen[-1], places < lengths[:, None]
+
+    def _whole(self, texts: Sequence[str]) -> list[list[int]]:
         ids = [self.ids(text) for text in texts]
         for text, row in zip(texts, ids, strict=True):
             if len(row) > self.length:
                 raise InputError(
                     f"a class text has {len(row)} tokens, the text tower takes {self.length}: {text[:60]!r}..."
                 )
-        with torch.no_grad():
-            return self.features(ids)
+        return ids
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text, special tokens included."""

@@ -57,6 +57,15 @@ class Injection:
         """
         return self._while(partial(_appended, tokens) if tokens.shape[-2] else None)
 
+    def watched(self, into: list[Tensor]) -> _Writing:
+        """While the block runs in this thread, the output (batch, length, width) of each call is appended to a list."""
+
+        def kept(hidden: Tensor) -> Tensor:
+            into.append(hidden)
+            return hidden
+
+        return self._while(kept)
+
     @contextmanager
     def _while(self, change: _Change | None) -> Iterator[None]:
         before = self._chosen()

@@ -61,6 +61,48 @@ def layered_tower(encoder: Encoder) -> LayeredTower:
     return tower
 
 
+@runtime_checkable
+class TokenTower(Protocol):
+    """An image tower that shows what its last layer makes of each patch."""
+
+    width: int
+    """Entries of a token."""
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Tokens (batch, tokens, width) of normalised images (batch, 3, size, size); differentiable in the images."""
+
+
+@runtime_checkable
+class ReadingTower(Protocol):
+    """A text tower that shows what its last layer makes of each token."""
+
+    width: int
+    """Entries of a token."""
+    layers: tuple[nn.Module, ...]
+    """None where they are hidden."""
+
+    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens (texts, tokens, width), and which of them (texts, tokens) are no padding; without gradient."""
+
+
+def token_towers(encoder: Encoder) -> tuple[TokenTower, ReadingTower]:
+    """The encoder's towers, if both show their tokens.
+
+    Raises:
+        InputError: if one gives nothing but its feature.
+    """
+    image: object = encoder.image_tower
+    text: object = encoder.text_tower
+    if not isinstance(image, TokenTower):
+        raise _hidden(encoder, "no question can look at its patches")
+    if not isinstance(text, ReadingTower) or not text.layers:
+        raise InputError(
+            f"{encoder.name}: its text encoder hides its layers, so a question is one feature and no words; "
+            "expected titer:tiny, or a CLIP or SigLIP model in Hugging Face or open_clip layout"
+        )
+    return image, text
+
+
 def _hidden(encoder: Encoder, consequence: str) -> InputError:
     why = getattr(encoder.image_tower, "closed", "hides its layers")
     return InputError(
