@@ -314,7 +314,7 @@ def test_every_recipe_builds_in_every_size(path: Path) -> None:
     tables = read_tables(path)
     model, data = (
         None if "name" in tables.get(kind, {}) else name
-        for kind, name in (("model", "titer:tiny"), ("data", "titer:phantoms"))
+        for kind, name in (("model", "titer:tiny"), ("data", "coop:EuroSAT@data"))
     )
     for size in (None, *(size for size in SIZES if size in tables)):
         study = read_recipe(path, model=model, data=data, changes={} if size is None else {"size": size})

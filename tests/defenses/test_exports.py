@@ -100,15 +100,9 @@ def test_a_context_is_read_back_as_it_was(name: str, shape: tuple[int, ...], enc
 def test_keys_and_shapes_are_the_published_ones(encoder: Encoder, tmp_path: Path) -> None:
     """Those of CoOp's, MaPLe's, FAP's, IVLP's and AdvVP's code, in two layers of this small model."""
     found = {}
-    for name, to, settings in (
-        ("maple", "maple", {}),
-        ("fap", "fap", {}),
-        ("ivlp", "ivlp", {}),
-        ("advvp", "advvp", {}),
-    ):
-        weights = tokens_of(encoder, name, **BARE, **settings)
-        file = export_adapter(written(tmp_path / name, encoder, name, weights, **BARE), to, tmp_path / f"{to}.pth.tar")
-        found[to] = torch.load(file, weights_only=True)
+    for name in ("maple", "fap", "ivlp", "advvp"):
+        adapter = written(tmp_path / name, encoder, name, tokens_of(encoder, name, **BARE), **BARE)
+        found[name] = torch.load(export_adapter(adapter, name, tmp_path / f"{name}.pth.tar"), weights_only=True)
     shapes = {
         to: {key: tuple(tensor.shape) for key, tensor in content["state_dict"].items()} for to, content in found.items()
     }

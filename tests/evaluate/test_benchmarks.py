@@ -33,6 +33,15 @@ def test_others_are_moved_to_unless_their_classes_are_the_same() -> None:
             kind().parts("a/one")
 
 
+def test_sets_of_coops_layout_are_below_the_root_of_the_fits() -> None:
+    benchmark = CrossDataset(on=("coop:dtd", "coop:EuroSAT@/other", "three"))
+    parts = benchmark.parts("coop:ImageNet@/data/coop")
+    assert [part.data for part in parts[1:]] == ["coop:dtd@/data/coop", "coop:EuroSAT@/other", "three"]
+    assert [part.name for part in parts] == ["ImageNet-coop", "dtd-coop", "EuroSAT-other", "three"]
+    with pytest.raises(InputError, match="on: 'coop:dtd' names no root, and titer:phantoms has none"):
+        benchmark.parts("titer:phantoms")
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [

@@ -108,8 +108,8 @@ def _advvp(adapter: Adapter) -> dict[str, Any]:
         *_, wide, rest = adapter.weights["frame"].shape
         whole = adapter.defense.layout().framed(adapter.weights, wide + rest)
         assert whole is not None  # noqa: S101 - there is a frame
-        above, middle, below = whole[None].split([wide, rest - wide, wide], dim=2)
-        left, _, right = middle.split([wide, rest - wide, wide], dim=3)
+        above, middle, below = torch.tensor_split(whole[None], [wide, rest], dim=2)
+        left, _, right = torch.tensor_split(middle, [wide, rest], dim=3)
         state = dict(zip(SIDES, (above, right, below, left), strict=True))
     tokens = {"prompt": adapter.weights["image.0"][None]} if "image.0" in adapter.weights else {}
     return {**_trained(adapter, state), "add_prompter": _owned(tokens)}

@@ -55,7 +55,7 @@ class Elsewhere:
     """Settings of benchmarks that judge on other sets as well.
 
     Args:
-        on: names of these data sets.
+        on: names of these data sets; ``coop:NAME`` is one below the same root as the ``coop:`` set of the fit.
     """
 
     on: tuple[str, ...] = ()
@@ -64,10 +64,11 @@ class Elsewhere:
         """The whole set."""
         return data
 
-    def _others(self, *, moved: bool) -> tuple[Part, ...]:
+    def _others(self, data: str, *, moved: bool) -> tuple[Part, ...]:
         if not self.on:
             raise InputError("on: expected the names of data sets to judge on beside the one of the fit")
-        return tuple(Part(short_name(other), other, moved) for other in self.on)
+        whole = [_rooted(other, data) for other in self.on]
+        return tuple(Part(short_name(other), other, moved) for other in whole)
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class CrossDataset(Elsewhere):
 
     def parts(self, data: str) -> tuple[Part, ...]:
         """The set of the fit, then the others."""
-        return Part(short_name(data), data, moved=False), *self._others(moved=True)
+        return Part(short_name(data), data, moved=False), *self._others(data, moved=True)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,18 @@ class Shift(Elsewhere):
 
     def parts(self, data: str) -> tuple[Part, ...]:
         """The set of the fit, then the others."""
-        return Part(short_name(data), data, moved=False), *self._others(moved=False)
+        return Part(short_name(data), data, moved=False), *self._others(data, moved=False)
+
+
+def _rooted(other: str, data: str) -> str:
+    """A set of CoOp's layout that names no root has that of the set of the fit."""
+    if not other.startswith("coop:") or "@" in other:
+        return other
+    if not data.startswith("coop:") or "@" not in data:
+        raise InputError(
+            f"on: {other!r} names no root, and {data} has none; expected {other}@ROOT, or --data coop:NAME@ROOT"
+        )
+    return f"{other}@{data.partition('@')[2]}"
 
 
 def short_name(data: str) -> str:
