@@ -471,14 +471,11 @@ def _cost_table(results: UpstreamResults) -> Table:
     rows = []
     for name in methods:
         own = [facts for facts in told if facts["entry"] == name]
-        values = ([facts[key] for facts in own if facts.get(key) is not None] for key in ("fit_seconds", "bytes"))
-        rows.append(
-            (
-                name,
-                str(len(own)),
-                *(number_text(float(np.median(found)) if found else None, "{:,.1f}") for found in values),
-            )
+        values = (
+            number_text(_median([facts.get(key) for facts in own]), form)
+            for key, form in (("fit_seconds", "{:.1f}"), ("bytes", "{:,.0f}"))
         )
+        rows.append((name, str(len(own)), *values))
     return Table(
         title="What a head costs",
         caption="Medians over fits: seconds, those of features that it had to make itself included, and bytes to keep, four for "
@@ -486,6 +483,11 @@ def _cost_table(results: UpstreamResults) -> Table:
         columns=("head", "fits", "seconds", "bytes"),
         rows=tuple(rows),
     )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float(np.median(there)) if there else None
 
 
 def _arms_table(results: UpstreamResults) -> Table:
