@@ -28,13 +28,13 @@ class Anchor(Smoothed, TowerTuning):
 
     Args:
         rank: of the change of each linear layer.
-        light: largest change of contrast, gamma and brightness of the images that are learned from, as a logarithm; features
-            stay where the frozen model puts the changed image. 0 for none.
+        light: largest change of contrast and gamma of the images that are learned from, as a logarithm; brightness moves by
+            up to half of it. Features stay where the frozen model puts the changed image. 0 for none.
         supervised: weight of the cross-entropy of attacked and noisy images beside the distances; 0 uses no label.
     """
 
     rank: int = 8
-    light: float = 0.0
+    light: float = 0.4
     supervised: float = 0.0
     eps: float = 4 / 255
     steps: int = 3
