@@ -15,6 +15,7 @@ from torch import Tensor
 from titer.data import load_data
 from titer.data.example import Data, Example, Picture
 from titer.data.fingerprint import digest
+from titer.data.questions import question_of
 from titer.defenses.adapter import load_classifier
 from titer.errors import InputError, unknown
 from titer.evaluate.machine import program, reuse_buffers, versions
@@ -145,8 +146,10 @@ def load_subject(
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     examples = data if isinstance(data, Data) else load_data(data, split=split, limit=limit)
     if not examples.classes:
+        asked = any(question_of(example) is not None for example in examples.examples)
         raise InputError(
             f"{examples.name} has no labels, so there are no classes to tell apart; expected a column 'label'"
+            + (", or --prompts of a `titer fit fusion` for its questions" if asked else "")
         )
     for column in by:
         if column not in examples.columns:
