@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from titer.data import phantoms
@@ -126,7 +127,7 @@ def _pooled(rest: str) -> Data:
 def _captioned(rest: str) -> Data:
     if rest in EMBEDDED:  # they have captions of their own, which cost drawing
         made = _phantoms()
-        examples = tuple(dataclasses.replace(each, caption=_drawn(each).caption) for each in made.examples)
+        examples = tuple(dataclasses.replace(each, caption=_said(each.id)) for each in made.examples)
         return dataclasses.replace(made, name=f"captioned:{rest}", examples=examples)
     return captioned(_found(rest))
 
@@ -188,13 +189,19 @@ def _phantoms() -> Data:
     return Data("titer:phantoms", ALL, None, classes, examples, (), _draw, _name)
 
 
-def _drawn(example: Example) -> phantoms.Phantom:
-    split, index = example.id.split("/")
+def _drawn(identifier: str) -> phantoms.Phantom:
+    split, index = identifier.split("/")
     return phantoms.phantom(split, int(index))
 
 
+@cache
+def _said(identifier: str) -> str:
+    """A phantom's caption: to know it costs drawing the picture, so that a process asks but once."""
+    return _drawn(identifier).caption
+
+
 def _draw(example: Example) -> Picture:
-    pixels = _drawn(example).pixels
+    pixels = _drawn(example.id).pixels
     return Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
 
 
