@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.making import picture
-from titer.data import load_all, load_data
+from titer.data import load_all, load_data, phantoms
 from titer.data.example import Example
 from titer.data.questions import (
     TEMPLATES,
@@ -169,7 +169,8 @@ def test_what_captions_of_drawn_pictures_answer() -> None:
     assert answers_to("an H&E tile with 3 round glands") == {"modality": "h&e", "glands": "3"}
 
 
-def test_questions_of_the_phantoms_keep_their_pictures() -> None:
+def test_questions_of_the_phantoms_keep_their_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phantoms, "SIZES", {"train": 1, "test": 40})  # to draw all takes most of a minute
     data = load_data("questions:titer:phantoms", limit=4)
     one = data.examples[0]
     own = next(each for each in load_data("titer:phantoms").examples if each.id == one.id.partition("?")[0])
