@@ -17,6 +17,7 @@ from titer.errors import InputError
 from titer.models.classifier import Head
 from titer.models.encoder import Encoder, TextTower
 from titer.models.towers import token_towers
+from titer.models.weights import seeded
 
 _INNER = 4  # width of a feed-forward layer over that of a token
 
@@ -107,8 +108,7 @@ def new_fusion(encoder: Encoder, width: int, layers: int, heads: int, seed: int)
         InputError: for an encoder that hides its tokens.
     """
     image, text = token_towers(encoder)
-    with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(seed)
+    with seeded(seed):
         return CoAttention(image.width, text.width, width, layers, heads)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,17 @@ def fingerprint_of(weights: Mapping[str, Tensor], *facts: object) -> str:
         running.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         running.update(tensor.flatten().view(torch.uint8).numpy().data)
     return running.hexdigest()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Layers that a library makes while the block runs begin as this seed says; global randomness stays as it is.
+
+    Only the CPU's generator is set, and set back: seeding globally would also seed every GPU's, for good.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        yield
 
 
 def _some(names: Iterable[str]) -> str:

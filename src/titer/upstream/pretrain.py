@@ -34,6 +34,7 @@ from titer.evaluate.running import running
 from titer.features.stream import threads
 from titer.models.encoder import Encoder
 from titer.models.load import open_model
+from titer.models.weights import seeded
 from titer.progress import progress
 from titer.registry import settings_of
 from titer.results.store import SCHEMA, Record, RunWriter
@@ -427,8 +428,7 @@ def _upstream(directory: Path) -> dict[str, dict[str, str]]:
 
 def _initialise(network: nn.Module, seed: int) -> None:
     """The architecture's own random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(seed)
+    with seeded(seed):
         fresh = type(network)(network.config)
     network.load_state_dict(fresh.state_dict())
 
