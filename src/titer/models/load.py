@@ -50,11 +50,15 @@ def open_model(name: str | Path, *, device: str | None = None) -> tuple[Encoder,
     from titer.models import huggingface, open_clip
 
     text = str(name)
-    if text.startswith(("open_clip:", "medclip:")) or open_clip.looks_like(path := _directory(text)[0]):
-        raise InputError(f"{text}: only CLIP models in Hugging Face layout are pre-trained by this version")
-    encoder, network = huggingface.load_network(path, _directory(text)[1], _device(device), torch.float32)
+    refusal = InputError(f"{text}: only CLIP models in Hugging Face layout are pre-trained by this version")
+    if text.startswith(("open_clip:", "medclip:")):
+        raise refusal
+    path, short = _directory(text)
+    if open_clip.looks_like(path):
+        raise refusal
+    encoder, network = huggingface.load_network(path, short, _device(device), torch.float32)
     if type(network).__name__ != "CLIPModel":
-        raise InputError(f"{text}: only CLIP models in Hugging Face layout are pre-trained by this version")
+        raise refusal
     return encoder, network, path
 
 

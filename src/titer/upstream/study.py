@@ -141,6 +141,11 @@ def run_upstream(
     corpora = {"clean": _crafted(study, None, out, said["seed"], workers, device)}
     for arm in study.arms:
         corpora[arm.name] = _crafted(study, arm, out, said["seed"], workers, device)
+    for start in study.seeds:
+        pretrain(
+            study.comparison.model, str(corpora["clean"]), out=_base(out, start), settings=dict(study.base), seed=start,
+            workers=workers, device=device,
+        )  # fmt: skip
     for model in study.models():
         path = _pretrained(study, model, corpora, out, said["seed"], workers, device)
         for task, name in tasks.items():
@@ -224,13 +229,18 @@ def _pretrained(
     workers: int | None,
     device: str | None,
 ) -> Path:
-    base = out / "models" / f"base-s{model.seed}"
-    shared: dict[str, Any] = {"seed": model.seed, "workers": workers, "device": device}
-    pretrain(study.comparison.model, str(corpora["clean"]), out=base, settings=dict(study.base), **shared)
+    """What goes on from the clean model of its seed."""
     path = out / "models" / model.name
-    corpus = _corpus(model, corpora, seed)
-    pretrain(str(base), corpus, out=path, settings=dict(study.settings), **shared)
+    pretrain(
+        str(_base(out, model.seed)), _corpus(model, corpora, seed), out=path, settings=dict(study.settings),
+        seed=model.seed, workers=workers, device=device,
+    )  # fmt: skip
     return path
+
+
+def _base(out: Path, seed: int) -> Path:
+    """The clean model that a seed's others go on from."""
+    return out / "models" / f"base-s{seed}"
 
 
 def _corpus(model: UpstreamModel, corpora: Mapping[str, Path], seed: int) -> Data:
