@@ -37,14 +37,15 @@ def attack_answers(name: str, model: str, data: str, out: Path, *, json: bool, *
 
 
 def _summary(finished: Any, json: bool) -> None:
-    from titer.results.answered import SUCCESS, accuracies, spoken_rows, swaps
+    from titer.results.answered import SUCCESS, accuracies, swaps
+    from titer.results.summary import spoken_rows
 
     swapped, rows = [vars(counts) for counts in swaps(finished)], accuracies(finished)
     if json:
         told = [{name: plain(value) for name, value in vars(row).items()} for row in rows]
         document({"accuracies": told, "swaps": swapped, "success": dict(SUCCESS)})
     else:
-        for lines in (spoken_rows(finished), swapped):
+        for lines in (spoken_rows(accuracies(finished)), swapped):
             if lines:
                 table([name.replace("_", " ") for name in lines[0]], [list(line.values()) for line in lines])
         for name, text in SUCCESS.items():

@@ -24,14 +24,15 @@ def attack_pairs(
 
 
 def _summary(finished: Any, json: bool) -> None:
-    from titer.results.retrieval import SUCCESS, recalls, spoken_rows, swap_counts
+    from titer.results.retrieval import SUCCESS, recalls, swap_counts
+    from titer.results.summary import spoken_rows
 
     swaps = [vars(counts) for counts in swap_counts(finished)]
     if json:
         rows = [{name: plain(value) for name, value in vars(row).items()} for row in recalls(finished)]
         document({"recalls": rows, "swaps": swaps, "success": dict(SUCCESS)})
         return
-    for lines in (spoken_rows(finished), swaps):
+    for lines in (spoken_rows(recalls(finished)), swaps):
         table([name.replace("_", " ") for name in lines[0]], [list(line.values()) for line in lines])
     for name, text in SUCCESS.items():
         note(f"{name.replace('_', ' ')}: {text}")

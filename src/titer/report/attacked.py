@@ -24,7 +24,7 @@ from titer.results import challenged, retrieval
 from titer.results.foreign import rounded_down
 from titer.results.robustness import Stand, length_text
 from titer.results.store import Record, Run, thumbnail_name
-from titer.results.summary import largest_provable, run_certifies, share_at
+from titer.results.summary import largest_provable, run_certifies, share_at, spoken_rows
 from titer.statistics.intervals import Interval
 
 VERBS = ("attack", "challenge", "retrieval")
@@ -400,7 +400,9 @@ def _retrieval(run: Run) -> Part:
         title=f"Retrieval under {run.info['settings']['attack']}",
         tables=(
             _plain_table(
-                "Recall", "Before and after the attack, by three definitions of success.", retrieval.spoken_rows(run)
+                "Recall",
+                "Before and after the attack, by three definitions of success.",
+                spoken_rows(retrieval.recalls(run)),
             ),
         ),
         folded=(_plain_table("Words swapped", "Captions and what the table says of each swap.", swaps),)

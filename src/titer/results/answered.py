@@ -11,7 +11,6 @@ import numpy as np
 
 from titer.errors import InputError
 from titer.results.store import Record, Run
-from titer.results.summary import spoken
 from titer.statistics.intervals import Interval, clustered
 
 VERB = "answer"
@@ -101,14 +100,6 @@ def _row(prompts: str, eps: float, kind: str, records: Sequence[Record], broken:
 def _group(record: Record) -> Hashable:
     """What ties questions together: the table's group, else the picture."""
     return ("group", record["group"]) if "group" in record else ("picture", record["path"])
-
-
-def spoken_rows(run: Run) -> list[dict[str, Any]]:
-    """``accuracies`` with intervals as text, for a table."""
-    return [
-        {name: spoken(value) if isinstance(value, Interval) else value for name, value in vars(row).items()}
-        for row in accuracies(run)
-    ]
 
 
 @dataclass(frozen=True)

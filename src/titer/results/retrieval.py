@@ -8,14 +8,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from titer.errors import InputError
 from titer.results.store import Record, Run
-from titer.results.summary import spoken
 from titer.statistics.comparisons import paired
 from titer.statistics.intervals import Interval, clustered
 
@@ -172,14 +171,6 @@ def _row(attack: str, found: Queries, depth: int) -> RecallRow:
         of_all=clustered(lost, found.groups),
         drop=Interval(drop.difference, drop.low, drop.high),
     )
-
-
-def spoken_rows(run: Run) -> list[dict[str, Any]]:
-    """``recalls`` with intervals as text, for a table."""
-    return [
-        {name: spoken(value) if isinstance(value, Interval) else value for name, value in vars(row).items()}
-        for row in recalls(run)
-    ]
 
 
 @dataclass(frozen=True)

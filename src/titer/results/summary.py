@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,3 +208,11 @@ def spoken(interval: Interval) -> str:
         if interval.estimate != interval.estimate
         else f"{interval.estimate:.3f} ({interval.low:.3f} to {interval.high:.3f})"
     )
+
+
+def spoken_rows(rows: Iterable[Any]) -> list[dict[str, Any]]:
+    """Rows of a dataclass for a table, their intervals as text."""
+    return [
+        {name: spoken(value) if isinstance(value, Interval) else value for name, value in vars(row).items()}
+        for row in rows
+    ]
