@@ -11,7 +11,7 @@ from PIL import Image
 import titer
 from images import folder
 from published_files import medclip_directory, open_clip_directory
-from titer.cli.main import run
+from titer.cli.main import app, run
 
 CERTIFY = ("certify", "--model", "titer:tiny", "--sigma", "0.1", "--n", "200")
 
@@ -22,11 +22,20 @@ def typed(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return status, told.out, told.err
 
 
-@pytest.mark.parametrize("verb", ["demo", "list", "show", "check", "certify", "predict", "report", "compare", "export"])
-def test_every_verb_has_help_with_an_example(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("verb", [command.name for command in app.registered_commands])
+def test_every_verb_has_help_with_an_example_and_takes_seed_and_device(
+    verb: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     status, out, _ = typed(capfd, verb, "--help")
     assert status == 0
     assert f"Example: titer {verb}" in " ".join(out.split())
+    assert "--seed" in out
+    assert "--device" in out
+
+
+def test_seed_and_device_are_taken_where_nothing_depends_on_them(capfd: pytest.CaptureFixture[str]) -> None:
+    plain = typed(capfd, "list", "certifiers")
+    assert typed(capfd, "list", "certifiers", "--seed", 3, "--device", "cpu") == plain
 
 
 def test_the_whole_way_from_certify_to_export(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from titer.cli import options as o
 from titer.cli.output import document, note, table
 from titer.errors import InputError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("check")(check)
+    app.command("check")(o.with_unused(check, seed=o.UnusedSeed))
 
 
 def check(
@@ -31,14 +32,25 @@ def check(
     """
     if model is None and data is None:
         raise InputError("nothing to check: give --model, --data or both")
-    told: dict[str, Any] = {}
+    told = facts_of(model, data, device, dtype)
+    if json:
+        document(told)
+    else:
+        show_facts(told)
+
+
+def facts_of(model: str | None, data: str | None, device: str | None, dtype: str) -> dict[str, dict[str, Any]]:
+    """What is known of the model and of the data set that are named."""
+    told = {}
     if model is not None:
         told["model"] = _model(model, device, dtype)
     if data is not None:
         told["data"] = _data(data)
-    if json:
-        document(told)
-        return
+    return told
+
+
+def show_facts(told: dict[str, dict[str, Any]]) -> None:
+    """Tables of what facts_of found, and its warnings."""
     for part in told.values():
         facts = {name: value for name, value in part.items() if name not in ("counts", "warnings")}
         table(("property", "value"), list(facts.items()))

@@ -13,7 +13,7 @@ from titer.cli.output import document, note
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("compare")(compare)
+    app.command("compare")(o.with_unused(compare, seed=o.UnusedSeed, device=o.UnusedDevice))
 
 
 def compare(

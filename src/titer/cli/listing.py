@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from titer.cli import options as o
 from titer.cli.output import document, note, table
 from titer.errors import unknown
 
@@ -17,8 +18,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command("list")(list_)
-    app.command("show")(show)
+    for name, verb in (("list", list_), ("show", show)):
+        app.command(name)(o.with_unused(verb, seed=o.UnusedSeed, device=o.UnusedDevice))
 
 
 def list_(

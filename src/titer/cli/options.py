@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,6 +90,24 @@ Allow = Annotated[
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, key=value; repeatable.")]
 Estimate = Annotated[bool, typer.Option("--estimate", help="Say draws, time and memory to expect, and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+_UNUSED = "Taken by every verb; nothing here depends on it."
+UnusedSeed = Annotated[int | None, typer.Option("--seed", help=_UNUSED)]
+UnusedDevice = Annotated[str | None, typer.Option("--device", help=_UNUSED)]
+
+
+def with_unused(verb: Callable[..., None], **unused: Any) -> Callable[..., None]:
+    """The verb with options beside its own that scripts may give to every verb; what is given there is dropped."""
+
+    @wraps(verb)
+    def taking(**given: Any) -> None:
+        verb(**{name: value for name, value in given.items() if name not in unused})
+
+    own = signature(verb, eval_str=True)
+    more = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in unused.items()]
+    taking.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # type: ignore[attr-defined]
+    taking.__annotations__ = {name: parameter.annotation for name, parameter in taking.__signature__.parameters.items()}  # type: ignore[attr-defined]
+    return taking
 
 
 def given(**options: Any) -> dict[str, Any]:

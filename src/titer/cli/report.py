@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from titer.cli import options as o
 from titer.cli.output import note
 
 
 def register(app: typer.Typer) -> None:
     """Add the verb."""
-    app.command("report")(report)
+    app.command("report")(o.with_unused(report, seed=o.UnusedSeed, device=o.UnusedDevice))
 
 
 def report(
