@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from titer.data.phantoms import CLASSES, SIZES, label_of, phantom
+from titer.data.phantoms import CLASSES, SIZES, canvas, caption_of, label_of, phantom
 
 MODALITIES = {"radiograph": 5, "histology": 4, "smear": 4, "skin": 3}
 SAID = {
@@ -40,6 +41,60 @@ def test_range_channels_and_captions(index: int) -> None:
     assert 0 <= drawn.pixels.min() < drawn.pixels.max() <= 1
     assert drawn.pixels.std() > 0.02
     assert SAID[CLASSES[drawn.label][0]] in drawn.caption
+
+
+@pytest.mark.parametrize(
+    ("identifier", "sha256", "caption"),
+    [
+        ("train/0", "ac27377ad546c464", "a chest radiograph with clear lungs"),
+        ("val/1", "2d802d659a6a70d4", "a chest radiograph with a consolidation in the left upper zone"),
+        ("test/3", "212ef7a8d588cc93", "a chest radiograph with a round nodule in the left lung"),
+        ("train/5", "badcaf97435c6486", "an H&E tile with 3 round glands"),
+        ("test/6", "b16a41143155f9b5", "an H&E tile with a solid sheet of loosely packed tumour nuclei"),
+        ("val/8", "d2942441b399f519", "an H&E tile of fat with large empty cells"),
+        ("train/25", "58700bb1d1d1ca9b", "a blood smear with ten red blood cells and no white cell"),
+        ("test/27", "2759fe890c045b5f", "a blood smear with a neutrophil of three lobes and eight red blood cells"),
+        ("val/12", "0843e9ee5420d6ca", "a blood smear with five sickle cells among seven red blood cells"),
+        ("train/13", "4eddca62e1476951", "a dermoscopy picture of a large symmetric naevus of even colour"),
+        ("test/14", "1c30cdd84c056163", "a dermoscopy picture of a small irregular melanoma of several colours"),
+        ("val/31", "754f53a3663d6aa2", "a dermoscopy picture of a large red plaque with white scales"),
+    ],
+)
+def test_pictures_and_captions_never_change(identifier: str, sha256: str, caption: str) -> None:
+    """Weights, prompts and results that ship with the package were made of these pixels."""
+    split, index = identifier.split("/")
+    drawn = phantom(split, int(index))
+    assert (hashlib.sha256(drawn.pixels.tobytes()).hexdigest()[:16], drawn.caption) == (sha256, caption)
+
+
+def test_a_caption_costs_no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {index: phantom("val", index).caption for index in range(len(CLASSES))}
+    for name in ("gaussian_filter", "_edge"):
+        monkeypatch.setattr(canvas, name, lambda *_, **__: pytest.fail("something was drawn"))
+    assert {index: caption_of("val", index) for index in drawn} == drawn
+
+
+def test_a_shape_is_the_same_whether_worked_out_everywhere_or_in_its_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(1)
+    wavering = canvas.outline(generator, 0.3)
+
+    def painted() -> list[canvas.Field]:
+        shapes = (
+            canvas.ellipse(0.4, 0.3, 0.05, 0.02, 0.7),
+            canvas.blob(0.9, 0.1, 0.06, wavering),
+            canvas.stroke(-0.1, 0.2, 0.3, 0.3, 0.01),
+        )
+        found = []
+        for shape in shapes:
+            found.append(np.full((96, 96, 3), 0.4))
+            canvas.paint(found[-1], shape, (0.9, 0.5, 0.1), 0.8)
+        return found
+
+    inside = painted()
+    monkeypatch.setattr(canvas, "_window", lambda *_: (slice(0, 96), slice(0, 96)))
+    for one, other in zip(inside, painted(), strict=True):
+        assert np.array_equal(one, other)
+        assert 5 < (one != 0.4).any(axis=2).sum() < 96 * 96 / 2
 
 
 def test_every_class_has_the_same_number_of_images() -> None:

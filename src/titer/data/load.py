@@ -125,7 +125,7 @@ def _pooled(rest: str) -> Data:
 
 
 def _captioned(rest: str) -> Data:
-    if rest in EMBEDDED:  # they have captions of their own, which cost drawing
+    if rest in EMBEDDED:  # they have captions of their own
         made = _phantoms()
         examples = tuple(dataclasses.replace(each, caption=_said(each.id)) for each in made.examples)
         return dataclasses.replace(made, name=f"captioned:{rest}", examples=examples)
@@ -181,7 +181,6 @@ def _read_from(name: str, root: Path, rows: Sequence[Row], columns: tuple[str, .
 def _phantoms() -> Data:
     classes = tuple(ClassText(label, (words,)) for label, words in phantoms.CLASSES)
     examples = tuple(
-        # a caption would cost drawing the image
         Example(f"{split}/{index}", f"{split}/{index}", phantoms.label_of(index), None, None, split, {})
         for split, size in phantoms.SIZES.items()
         for index in range(size)
@@ -189,19 +188,16 @@ def _phantoms() -> Data:
     return Data("titer:phantoms", ALL, None, classes, examples, (), _draw, _name)
 
 
-def _drawn(identifier: str) -> phantoms.Phantom:
-    split, index = identifier.split("/")
-    return phantoms.phantom(split, int(index))
-
-
 @cache
 def _said(identifier: str) -> str:
-    """A phantom's caption: to know it costs drawing the picture, so that a process asks but once."""
-    return _drawn(identifier).caption
+    """A phantom's caption, for which a process asks once."""
+    split, index = identifier.split("/")
+    return phantoms.caption_of(split, int(index))
 
 
 def _draw(example: Example) -> Picture:
-    pixels = _drawn(example.id).pixels
+    split, index = example.id.split("/")
+    pixels = phantoms.phantom(split, int(index)).pixels
     return Picture(pixels, hashlib.sha256(pixels.tobytes()).hexdigest())
 
 

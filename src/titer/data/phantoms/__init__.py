@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from titer.data.phantoms import histology, radiograph, skin, smear
-from titer.data.phantoms.canvas import Field
+from titer.data.phantoms.canvas import Drawing
 
-Draw = Callable[[np.random.Generator], tuple[Field, str]]
+Draw = Callable[[np.random.Generator], Drawing]
 
 _CLASSES: tuple[tuple[str, str, str, Draw], ...] = (
     ("clear_lungs", "a chest radiograph with clear lungs", "radiograph", radiograph.clear),
@@ -67,8 +67,20 @@ def label_of(index: int) -> int:
 
 def phantom(split: str, index: int) -> Phantom:
     """Draw image ``index`` of a split."""
-    label = label_of(index)
-    _, _, modality, draw = _CLASSES[label]
+    label, drawing = label_of(index), _begun(split, index)
+    caption = next(drawing)
+    try:
+        next(drawing)
+    except StopIteration as end:
+        return Phantom(np.ascontiguousarray(end.value, np.float32), label, caption, _CLASSES[label][2])
+    raise AssertionError("a drawing yields its caption and nothing else")
+
+
+def caption_of(split: str, index: int) -> str:
+    """What is drawn in image ``index`` of a split, without drawing it."""
+    return next(_begun(split, index))
+
+
+def _begun(split: str, index: int) -> Drawing:
     seed = hashlib.sha256(f"phantoms/{split}/{index}".encode()).digest()[:16]
-    pixels, caption = draw(np.random.default_rng(int.from_bytes(seed, "big")))
-    return Phantom(pixels.astype(np.float32), label, caption, modality)
+    return _CLASSES[label_of(index)][3](np.random.default_rng(int.from_bytes(seed, "big")))
