@@ -67,8 +67,8 @@ def jobs_of(data: Data, identifiers: Sequence[str], methods: Sequence[Anytime | 
             )
 
 
-def repeated(voter: Voter, image: Tensor, sample: str, times: int, purpose: Purpose, block: int) -> Votes:
-    return np.repeat(voter(image, sample, SIGMA, purpose, block), times, axis=0)
+def repeated(voter: Voter, image: Tensor, sample: str, times: int, purpose: Purpose, block: int, _: object) -> Votes:
+    return np.repeat(voter(image, sample, SIGMA, purpose, block, [0]), times, axis=0)
 
 
 def run(data: Data, done: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def eight_against_one(encoder: Encoder, heads: Sequence[Any], image: Tensor, rou
     def seconds(count: int) -> float:
         voter = Voter([fixed_ballot(encoder, head) for head in heads[:count]], seed=0)
         job = Job(
-            "x", SIGMA, lambda purpose, block: voter(image, "x", SIGMA, purpose, block),
+            "x", SIGMA, partial(voter, image, "x", SIGMA),
             [method.certify(SIGMA, 0.001) for _ in range(count)], 9,
         )  # fmt: skip
         began = time.process_time()  # of all threads: other processes disturb it less than the clock
@@ -116,7 +117,7 @@ def adaptation(data: Data, encoder: Encoder, path: Path, rounds: int) -> None:
         adapted = time.perf_counter()
         voter = Voter([ballot], 0)
         for block in range(40):
-            voter(image, example.id, SIGMA, "estimate", block)
+            voter(image, example.id, SIGMA, "estimate", block, [0])
         certifying = (time.perf_counter() - adapted) * 10_100 / (40 * 50)
         shares.append((adapted - began) / certifying)
     listed = f"{100 * statistics.median(shares):.2f} % ({100 * min(shares):.2f} to {100 * max(shares):.2f})"

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -90,7 +91,7 @@ def certifying(encoder: Encoder, templates: int, block_images: int) -> Callable[
             Job(
                 str(sample),
                 0.25,
-                lambda purpose, block, sample=sample: voter(image, str(sample), 0.25, purpose, block),
+                partial(voter, image, str(sample), 0.25),
                 [method.certify(0.25, 0.001) for _ in sets],
                 9,
             )

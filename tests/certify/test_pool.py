@@ -3,7 +3,7 @@
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def half_space_job(
 ) -> Job:
     """An image at a known distance from a plane, seen by classifiers that all agree."""
 
-    def vote(purpose: Purpose, block: int) -> NDArray[np.int64]:
+    def vote(purpose: Purpose, block: int, _: Collection[int]) -> NDArray[np.int64]:
         log[sample, purpose, block] += 1
         time.sleep(random.random() / 2000)
         noise = NoiseStream(7, purpose).block(sample, block, (1,))[:, 0]
@@ -70,10 +70,25 @@ def test_counts_are_those_of_the_draws_asked_for() -> None:
         return Certificate(0, 0.0, seen[-1], seen[0], 0.0, SIGMA, 0.001, "one-vs-rest")
 
     votes = np.random.default_rng(0).integers(0, 3, 4 * BLOCK)
-    job = Job("x", SIGMA, lambda _, block: votes[None, block * BLOCK : (block + 1) * BLOCK], [procedure()], classes=3)
+    job = Job("x", SIGMA, lambda _, block, __: votes[None, block * BLOCK :][:, :BLOCK], [procedure()], classes=3)
     assert len(list(run_jobs([job], 2, 2))) == 1
     for counts, total in zip(seen, (BLOCK // 2, BLOCK // 2 + 1, 3 * BLOCK + 7), strict=True):
         assert counts.tolist() == np.bincount(votes[:total], minlength=3).tolist()
+
+
+def test_a_vote_is_told_which_sets_are_undecided() -> None:
+    """And its rows for the others are not read: here they vote for the wrong class."""
+    asked: list[tuple[int, tuple[int, ...]]] = []
+
+    def vote(purpose: Purpose, block: int, undecided: Collection[int]) -> NDArray[np.int64]:
+        asked.append((block, tuple(undecided)) if purpose == "estimate" else (-1, tuple(undecided)))
+        return np.repeat([[int(place in undecided)] for place in (0, 1)], BLOCK, axis=1)
+
+    short, long = Gaussian(n0=50, n=70), Gaussian(n0=50, n=200)
+    job = Job("x", SIGMA, vote, [method.certify(SIGMA, 0.001) for method in (short, long)], classes=2)
+    found = {done.place: _certificate(done).counts.tolist() for done in run_jobs([job], 1, 1)}
+    assert found == {0: [0, 70], 1: [0, 200]}
+    assert asked == [(-1, (0, 1)), (0, (0, 1)), (1, (0, 1)), (2, (1,)), (3, (1,))]
 
 
 def test_places_are_refilled_as_images_are_decided() -> None:
@@ -88,7 +103,7 @@ def test_places_are_refilled_as_images_are_decided() -> None:
 
 
 def test_an_error_in_a_worker_reaches_the_caller() -> None:
-    def vote(_: Purpose, __: int) -> NDArray[np.int64]:
+    def vote(_: Purpose, __: int, ___: Collection[int]) -> NDArray[np.int64]:
         raise RuntimeError("the encoder broke")
 
     job = Job("x", SIGMA, vote, [Gaussian().certify(SIGMA, 0.001)], classes=2)
@@ -99,7 +114,7 @@ def test_an_error_in_a_worker_reaches_the_caller() -> None:
 def test_counts_have_a_place_for_each_class_and_no_more() -> None:
     """Also beside a bank with more members than there are classes: its selector votes for members."""
 
-    def vote(purpose: Purpose, block: int) -> NDArray[np.int64]:  # noqa: ARG001
+    def vote(_: Purpose, __: int, ___: Collection[int]) -> NDArray[np.int64]:
         return np.repeat([[1], [2], [0], [0], [1]], BLOCK, axis=1)  # a fixed set, then a selector and its three members
 
     rule = Gaussian(n=100)

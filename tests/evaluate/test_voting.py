@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -109,7 +110,7 @@ def certified(
     ballot = voting.ballot(image, sample, SIGMA)
     voter = Voter([ballot], seed)
     job = Job(
-        sample, SIGMA, lambda purpose, block: voter(image, sample, SIGMA, purpose, block),
+        sample, SIGMA, partial(voter, image, sample, SIGMA),
         [voting.procedure(rule or Gaussian(n=2000), SIGMA, 0.001, 0.0)], max(2, ballot.rows), [ballot.rows],
     )  # fmt: skip
     (finished,) = run_jobs([job], workers=1, in_flight=1)
@@ -156,7 +157,7 @@ def test_a_product_vote_has_copies_of_its_own() -> None:
     voting = Voting(pipeline(3), "product", 1, 3)
     ballot = voting.ballot(at(0.05), "x", SIGMA)
     voter = Voter([ballot], 1)
-    selection, estimation = (voter(at(0.05), "x", SIGMA, purpose, 0)[0] for purpose in ("select", "estimate"))
+    selection, estimation = (voter(at(0.05), "x", SIGMA, purpose, 0, [0])[0] for purpose in ("select", "estimate"))
     assert 0 < selection.sum() < len(selection)
     assert selection.tolist() != estimation.tolist()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
@@ -20,7 +20,10 @@ from titer.certify.certificate import Counts, Draws, Procedure, Statement
 from titer.noise import BLOCK, Purpose
 
 Votes = NDArray[np.int64]
-Vote = Callable[[Purpose, int], Votes]
+Vote = Callable[[Purpose, int, Collection[int]], Votes]
+"""(purpose, block index, procedures that are still undecided, by place) -> class indices (rows, BLOCK).
+
+Rows of procedures that are decided are not read, and need not be made."""
 
 _PURPOSES: tuple[Purpose, ...] = ("select", "estimate", "predict")
 
@@ -32,7 +35,7 @@ class Job:
     Args:
         sample: the sample's id.
         sigma: standard deviation of the noise.
-        vote: (purpose, block index) -> class indices (rows, BLOCK).
+        vote: makes one block of draws' votes.
         procedures: certifiers at work, not yet started.
         classes: number of classes.
         rows: how many rows of votes each procedure counts, in their order; one for each unless given. A procedure
@@ -140,7 +143,7 @@ class _Open:
     def make(self, block: int) -> tuple[Votes, float]:
         """Runs in a worker."""
         began = time.perf_counter()
-        votes = self.job.vote(self.request.purpose, block)
+        votes = self.job.vote(self.request.purpose, block, self.requests.keys())
         return votes, time.perf_counter() - began
 
     def take(self, block: int, votes: Votes, seconds: float) -> tuple[list[Finished], Tasks]:

@@ -80,7 +80,8 @@ def probe(chosen: Plan, blocks: int = 1) -> Probe:
     """Measure what a block of draws costs on one worker."""
     image = torch.zeros(3, chosen.encoder.size, chosen.encoder.size)
     sample = "\x00probe"  # no sample has such an id
-    vote = partial(prepare(chosen, image, sample, chosen.sigmas[0]).voter, image, sample, chosen.sigmas[0])
+    voter = prepare(chosen, image, sample, chosen.sigmas[0]).voter
+    vote = partial(voter, image, sample, chosen.sigmas[0], undecided=range(len(voter.ballots)))
     before = peak_memory()
     with threads(1):
         vote("show", 0)

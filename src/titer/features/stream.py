@@ -6,7 +6,7 @@ workers or draws a run has. On a CPU the work is spread over blocks, not within 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -138,15 +138,32 @@ class Voter:
     seed: int
     channels: int = 3
 
-    def __call__(self, image: Tensor, sample: str, sigma: float, purpose: Purpose, block: int) -> NDArray[np.int64]:
-        """Votes (rows of all ballots, BLOCK) for one block of draws of an image (3, height, width)."""
+    def __call__(
+        self, image: Tensor, sample: str, sigma: float, purpose: Purpose, block: int, undecided: Collection[int]
+    ) -> NDArray[np.int64]:
+        """Votes for one block of draws of an image.
+
+        Args:
+            image: (3, height, width) in [0, 1].
+            sample: the sample's id.
+            sigma: standard deviation of the noise, in [0, 1] pixel units.
+            purpose: what the draws are for.
+            block: which block of draws.
+            undecided: places of the prompt sets whose votes are asked for. The others, and encoders that only they use,
+                are not run: their rows are zero.
+
+        Returns:
+            Class indices (rows of all ballots, BLOCK).
+        """
         images = noisy_images(image, sample, sigma, NoiseStream(self.seed, purpose), block, self.channels)
         with torch.inference_mode():
-            encoders = dict.fromkeys(ballot.encoder for ballot in self.ballots)
+            encoders = dict.fromkeys(self.ballots[place].encoder for place in sorted(undecided))
             features = {encoder: _finite(encoder, images, sample, sigma) for encoder in encoders}
             rows = [
                 ballot.votes(features[ballot.encoder], self._copies(ballot, image, sample, sigma, purpose, block))
-                for ballot in self.ballots
+                if place in undecided
+                else torch.zeros(ballot.rows, BLOCK, dtype=torch.int64, device=ballot.encoder.device)
+                for place, ballot in enumerate(self.ballots)
             ]
             return torch.cat(rows).cpu().numpy()
 
