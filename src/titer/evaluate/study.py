@@ -27,8 +27,9 @@ from titer.defenses.adapter import CONFIG, WEIGHTS, facts_of, load_classifier
 from titer.errors import InputError, RunError
 from titer.evaluate.attacking import attack, check_task
 from titer.evaluate.benchmarks import Part
-from titer.evaluate.fitting import fit
+from titer.evaluate.fits import FitJob, Source, fit_all
 from titer.evaluate.plan import Certifier, certifier_name
+from titer.evaluate.running import NEVER, Deadline
 from titer.evaluate.smoothing import certify
 from titer.models import load_model
 from titer.models.encoder import Encoder
@@ -192,6 +193,7 @@ def run_study(
     device: str | None = None,
     workers: int | None = None,
     command: str = "titer.run",
+    deadline: Deadline = NEVER,
 ) -> Path:
     """Fit, certify and attack everything a comparison asks for, or go on with it.
 
@@ -200,8 +202,10 @@ def run_study(
         out: its directory.
         seed: of the noise and of the attacks; the recorded one on resume, else a fresh one of the operating system.
         device: ``cpu`` or ``cuda``; found by itself unless given.
-        workers: threads; one per core unless given. Changes no number.
+        workers: threads that judge, one per core unless given; where given, also processes that fit, each with a model of
+            its own. Changes no number.
         command: what study.json says it was made by.
+        deadline: after which no fit, no image and no chunk of images is begun.
 
     Returns:
         ``out``.
@@ -209,6 +213,7 @@ def run_study(
     Raises:
         InputError: for whatever is wrong with the input.
         RunError: if no image could be certified or attacked.
+        TimeIsUpError: if the deadline passed before all was done; the same call goes on.
     """
     out = Path(out)
     for name, value, least in (("seed", seed, 0), ("workers", workers, 1)):
@@ -228,19 +233,28 @@ def run_study(
             check_task(entry.method, entry.attack, judged[cell.name])
     with _alone(out):
         said = _begun(out, _said(study, encoder, everything, judged, command), seed)
+        source = Source(study.model, study.data, study.wording, encoder.device.type)
+        how: dict[str, Any] = {"seed": said["seed"], "workers": workers, "command": command, "deadline": deadline}
         for cell in study.cells:
-            for prompts in _prompt_sets(study, [cell]):
-                said["prompts"].setdefault(prompts.name, {}).update(_fitted(prompts, encoder, everything, out))
+            sets = _prompt_sets(study, [cell])
+            left = list(_jobs(sets, encoder, everything, out))
+            if workers is not None and min(workers, len(left)) > 1:
+                fit_all(left, source, workers, deadline)
+            for prompts in sets:
+                for job in _jobs([prompts], encoder, everything, out):
+                    deadline.check()
+                    job.run(encoder, everything)
+                said["prompts"].setdefault(prompts.name, {}).update(_fitted(prompts, out))
                 _write(out, said)
             for sigma in cell.sigmas:
-                _certified(study, cell, sigma, encoder, judged[cell.name], out, said["seed"], workers, command)
+                _certified(study, cell, sigma, encoder, judged[cell.name], out, **how)
             if cell.attacks:
                 fixed = _fixed(study, cell, encoder, judged[cell.name], out, said)
                 _write(out, said)
                 for name in cell.attacks:
                     _attacked(
                         study.attacks[name], encoder, judged[cell.name], out / attack_run(cell.name, name),
-                        seed=said["seed"], workers=workers, command=command, **_shown(fixed, out, cell),
+                        **how, **_shown(fixed, out, cell),
                     )  # fmt: skip
     return out
 
@@ -459,24 +473,33 @@ def _write(out: Path, said: Mapping[str, Any]) -> None:
         raise RunError(f"cannot write to {out}: {error.strerror}; type the same command again to go on") from error
 
 
-def _fitted(prompts: PromptSet, encoder: Encoder, data: Data, out: Path) -> dict[str, Any]:
-    """Fit a prompt set unless this was done, and say what it is."""
+def _jobs(sets: Sequence[PromptSet], encoder: Encoder, data: Data, out: Path) -> Iterator[FitJob]:
+    """Fits that are still to be made, in order.
+
+    Raises:
+        InputError: if another fit stands in the place of one.
+    """
+    for prompts in sets:
+        defense = prompts.defense
+        if defense is None:
+            continue
+        path = out / "prompts" / prompts.name
+        expected = facts_of(_method(defense), defense, encoder, data.classes) | {
+            "shots": prompts.shots,
+            "seed": prompts.seed,
+        }
+        if not _is_done(path, expected):
+            yield FitJob(defense, path, prompts.shots, prompts.seed, out / "features", f"part of {out.name}")
+
+
+def _fitted(prompts: PromptSet, out: Path) -> dict[str, Any]:
+    """What study.json says of a prompt set that was fitted."""
     told: dict[str, Any] = {
         "entry": prompts.entry.name, "shots": prompts.shots, "seed": prompts.seed, "sigma": prompts.sigma,
     }  # fmt: skip
-    defense = prompts.defense
-    if defense is None:
+    if prompts.defense is None:
         return told | {"shots": None, "seed": None}
     path = out / "prompts" / prompts.name
-    expected = facts_of(_method(defense), defense, encoder, data.classes) | {
-        "shots": prompts.shots,
-        "seed": prompts.seed,
-    }
-    if not _is_done(path, expected):
-        fit(
-            defense, encoder, data, out=path, shots=prompts.shots, seed=prompts.seed, cache=out / "features",
-            command=f"part of {out.name}",
-        )  # fmt: skip
     facts = _facts(path)
     kept = {"fit_seconds": facts["seconds"], "images": len(facts["ids"]), "warnings": facts["warnings"]}
     return told | kept | {"bytes": (path / WEIGHTS).stat().st_size}
@@ -516,9 +539,7 @@ def _certified(
     encoder: Encoder,
     data: Data,
     out: Path,
-    seed: int,
-    workers: int | None,
-    command: str,
+    **how: Any,
 ) -> None:
     sets = list(prompt_sets(study, cell, sigma))
     certify(
@@ -527,11 +548,9 @@ def _certified(
         sigma=sigma,
         out=out / sigma_run(cell.name, sigma),
         certifier=cell.certifier,
-        seed=seed,
-        workers=workers,
         guarantee={prompts.name: prompts.entry.guarantee for prompts in sets if prompts.entry.guarantee is not None},
-        command=command,
         images=False,
+        **how,
         **_shown(sets, out, cell),
     )
 
