@@ -14,7 +14,7 @@ from titer.certify import Anytime, Gaussian
 from titer.config import SIZES, read_recipe, read_tables, recipes_here
 from titer.defenses import CaptSmooth, Coop, PromptSmooth
 from titer.errors import InputError
-from titer.evaluate.study import AttackEntry, run_study
+from titer.evaluate.study import AttackEntry, prompt_sets, run_study
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").rglob("*.toml"))
@@ -77,6 +77,15 @@ def test_a_recipe_becomes_methods_and_cells(tmp_path: Path) -> None:
     assert (cell.name, cell.entries) == ("main", ("zero-shot", "coop", "few-shot"))
     assert (cell.shots, cell.seeds, cell.sigmas, cell.limit) == ((1, 4), (1, 2), (0.25, 0.5), 12)
     assert cell.certifier == Gaussian(n=500)
+
+
+def test_shots_may_be_all(tmp_path: Path) -> None:
+    study = read_recipe(
+        written(tmp_path), changes={"grid": {"shots": [4, "all"]}, "defenses": {"coop": {"shots": "all"}}}
+    )
+    assert (study.cells[0].shots, study.entries["coop"].shots) == ((4, "all"), ("all",))
+    names = [prompts.name for prompts in prompt_sets(study, study.cells[0], 0.25)]
+    assert {"coop-all-s1", "coop-all-s2"} < set(names)
 
 
 def test_a_size_is_merged_key_by_key(tmp_path: Path) -> None:
@@ -166,6 +175,8 @@ def test_a_cell_can_be_left_out(tmp_path: Path) -> None:
         ({"grid": {"sigma": "0.25,0.5"}}, "sigma: expected numbers, got '0.25,0.5'"),
         ({"grid": {"sigma": ()}}, "sigma: expected numbers, got ()"),
         ({"grid": {"shots": 1.5}}, "shots: expected whole numbers, got 1.5"),
+        ({"grid": {"shots": [4, "al"]}}, "shots: expected whole numbers, got 'al'"),
+        ({"grid": {"shots": []}}, "shots: expected whole numbers, got []"),
         ({"grid": {"shots": 0}}, "shots: expected at least 1, got 0"),
         ({"grid": {"seeds": -1}}, "seeds: expected at least 0, got -1"),
         ({"certifier": {"n": 3}}, "n = 3 can never give an answer at alpha 0.001"),

@@ -23,7 +23,7 @@ from titer.evaluate.plan import check_draws
 from titer.evaluate.study import AttackEntry, Cell, Entry, Study
 from titer.models.classifier import split_templates
 from titer.results.robustness import check_budgets
-from titer.results.study import ZERO_SHOT
+from titer.results.study import ALL_SHOTS, ZERO_SHOT, Shots
 from titer.typed import FRACTION, number
 from titer.upstream.noises import build_noise
 from titer.upstream.study import UpstreamArm, UpstreamStudy
@@ -350,7 +350,7 @@ def _entry(name: str, table: Any) -> Entry:
         raise InputError(f"{place}: expected a table with method = '...'")
     settings = _settings(table, _OWN)
     own: Table = {key: _truth(f"{place} {key}", table[key]) for key in ("baseline", "per_sigma") if key in table}
-    own |= {"shots": _wholes(f"{place} shots", table["shots"], 1)} if "shots" in table else {}
+    own |= {"shots": _shots(place, table["shots"])} if "shots" in table else {}
     own |= {"seeds": _wholes(f"{place} seeds", table["seeds"], 0)} if "seeds" in table else {}
     if "guarantee" in table:
         own["guarantee"] = table["guarantee"]
@@ -449,7 +449,7 @@ def _cell(
         entries=chosen,
         certifier=certifier,
         sigmas=sigmas,
-        shots=_wholes(f"{place} shots", table.get("shots", 16), 1),
+        shots=_shots(place, table.get("shots", 16)),
         seeds=_wholes(f"{place} seeds", table.get("seeds", 1), 0),
         limit=None if table["limit"] is None else _wholes(f"{place} limit", table["limit"], 1)[0],
         attacks=attacked,
@@ -494,6 +494,13 @@ def _wholes(place: str, values: Any, least: int) -> tuple[int, ...]:
     if min(found) < least:
         raise InputError(f"{place}: expected at least {least}, got {min(found)}")
     return found
+
+
+def _shots(place: str, values: Any) -> tuple[Shots, ...]:
+    """Numbers of images of each class, or the word ``all``."""
+    listed = values if isinstance(values, list | tuple) and values else [values]
+    counted = (ALL_SHOTS if value == ALL_SHOTS else _wholes(f"{place} shots", value, 1)[0] for value in listed)
+    return tuple(dict.fromkeys(counted))
 
 
 def _numbers(place: str, values: Any, kind: type[int] | type[float]) -> tuple[Any, ...]:

@@ -216,3 +216,39 @@ def test_wrong_settings_are_one_line(name: str, settings: dict[str, Any], words:
     with pytest.raises(InputError) as told:
         ATTACKS.build(name, **settings)
     assert words in str(told.value)
+
+
+def network(images: Tensor) -> Tensor:
+    """Four classes, far from linear; some images break at once, some late, some never."""
+    chance = torch.Generator().manual_seed(3)
+    first, last = torch.randn(3 * SIDE * SIDE, 16, generator=chance), torch.randn(16, 4, generator=chance)
+    return torch.tanh((images - 0.5).flatten(1) @ first) @ last
+
+
+@pytest.mark.parametrize("settings", [{}, {"restarts": 3}, {"loss": "margin"}, {"loss": "kl"}, {"start": "clean"}])
+def test_images_left_alone_once_wrong_are_wrong_as_often_and_cost_less(settings: dict[str, Any]) -> None:
+    count = 64
+    images = torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
+    labels = network(images).argmax(dim=1)
+    threat, rows = Threat("linf", 0.02), [0, 0]
+
+    def found(place: int, **how: Any) -> Tensor:
+        def counted(shown: Tensor) -> Tensor:
+            rows[place] += len(shown)
+            return network(shown)
+
+        return Pgd(steps=10, **settings, **how)(counted, images, labels, threat, streams(1, count))
+
+    whole, stopped = found(0), found(1, stop=True)
+    broken = margin(network(whole), labels) > 0
+    assert 0 < int(broken.sum()) < count
+    assert torch.equal(margin(network(stopped), labels) > 0, broken)
+    assert bool(threat.allows(stopped, images).all())
+    # an image that held was climbed in the same way; a short piece more at its end changes no iterate
+    assert torch.allclose(stopped[~broken], whole[~broken], atol=1e-6)
+    assert rows[1] < rows[0]
+
+
+def test_the_last_iterate_of_an_image_that_is_left_alone_is_none() -> None:
+    with pytest.raises(InputError, match=r"stop: .* expected keep=best"):
+        Pgd(stop=True, keep="last")

@@ -208,3 +208,32 @@ def test_recipes_are_listed_where_they_lie_and_shown_with_what_they_extend(
     status, _, err = typed(capfd, "show", "recipe", "recipes/smal.toml")
     assert status == 2
     assert "did you mean 'recipes/small.toml'" in err
+
+
+def test_what_is_left_is_told_before_and_alone(made: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "study"
+    command = ("run", made / "tiny.toml", "--model", made / "clip", "--data", made / "data", "--out", out, "--seed", 3)
+    status, told, err = typed(capfd, *command, "--estimate")
+    assert (status, out.exists()) == (0, False)
+    lines = [line.split("\t") for line in told.strip().split("\n")]
+    assert lines[0] == ["work", "in all", "left", "minutes"]
+    assert [line[:3] for line in lines[1:]] == [["fits", "2", "2"], ["attacked", "0", "0"], ["certified", "24", "24"]]
+    assert err.strip() == "guessed from short trials: coop; attacks as if no image broke"
+    status, told, err = typed(capfd, *command, "--estimate", "--json")
+    assert [share["left"] for share in json.loads(told)["shares"]] == [2, 0, 24]
+    status, told, err = typed(capfd, *command, "--minutes", 0)
+    assert (status, told) == (0, "")
+    first, _, last = err.strip().split("\n")
+    assert first.startswith("left: 2 of 2 fits, 24 of 24 certified; about ")
+    assert last.startswith(f"stopped after 0 minutes; {out} keeps what is done. Go on with: titer ")
+    assert not (out / "report.html").exists()
+    assert typed(capfd, *command)[0] == 0
+    status, told, err = typed(capfd, *command)
+    assert err.strip() == f"wrote {out / 'report.html'}"
+
+
+def test_a_study_of_upstream_noise_has_no_pieces(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "noise.toml").write_text("[upstream]\n")
+    for option in (("--estimate",), ("--minutes", 5)):
+        status, _, err = typed(capfd, "run", tmp_path / "noise.toml", "--out", tmp_path / "out", *option)
+        assert (status, "no --estimate and no --minutes" in err) == (2, True)

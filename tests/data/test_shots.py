@@ -111,10 +111,13 @@ def test_too_few_images_of_a_class_are_named_with_their_count() -> None:
         select(source, count=5, seed=0)
 
 
-def test_a_class_without_images_is_named_where_all_are_taken() -> None:
-    source = data([each for each in split("train") if each.label == 0])
-    with pytest.raises(InputError, match=r"expected at least one image of each class .* but bright has 0$"):
-        select(source, count=None, seed=0)
+@pytest.mark.parametrize("there", [0, 1])
+def test_a_class_of_one_image_or_none_is_named_where_all_are_taken(there: int) -> None:
+    dark, bright = ([each for each in split("train") if each.label == label] for label in (0, 1))
+    told = f"expected at least two images of each class .* but bright has {there}; one picture does not"
+    with pytest.raises(InputError, match=told):
+        select(data([*dark, *bright[:there]]), count=None, seed=0)
+    assert len(select(data([*dark, *bright[:2]]), count=None, seed=0).digests) == len(dark) + 2
 
 
 def test_data_without_labels_have_no_shots() -> None:

@@ -20,6 +20,7 @@ from titer.attacks.pgd import Pgd
 from titer.certify import Gaussian
 from titer.defenses import Coop, LinearProbe, PromptSmooth, Tpt
 from titer.errors import InputError
+from titer.evaluate import fits
 from titer.evaluate import study as studies
 from titer.evaluate.benchmarks import BENCHMARKS
 from titer.evaluate.fitting import fit
@@ -104,7 +105,7 @@ def test_a_finished_study_is_left_alone(
     finished: Path, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(finished)
-    monkeypatch.setattr(studies, "fit", forbidden)
+    monkeypatch.setattr(fits, "fit", forbidden)
     run_study(study_of(places, *ENTRIES), finished)
     assert contents(finished) == before
 
@@ -129,7 +130,7 @@ def test_an_interruption_between_two_runs_costs_no_fit_and_no_certificate(
             run_study(study, out, seed=7)
     before = contents(out)
     assert [path.name for path in (out / "runs").iterdir()] == ["main-sigma0.1"]
-    monkeypatch.setattr(studies, "fit", forbidden)
+    monkeypatch.setattr(fits, "fit", forbidden)
     run_study(study, out)
     assert before.items() <= contents(out).items()
     for name in ("main-sigma0.1", "main-sigma0.25"):
@@ -154,13 +155,13 @@ def test_an_interruption_between_two_fits_costs_no_fit(
 ) -> None:
     study, out, real = study_of(places, *ENTRIES, sigmas=(0.1,)), tmp_path / "out", fit
     with monkeypatch.context() as patch:
-        patch.setattr(studies, "fit", interrupted_after(1, real))
+        patch.setattr(fits, "fit", interrupted_after(1, real))
         with pytest.raises(KeyboardInterrupt):
             run_study(study, out)
     (done,) = (out / "prompts").iterdir()
     learned = (done / "adapter_model.safetensors").read_bytes()
     seed = told(out)["seed"]
-    monkeypatch.setattr(studies, "fit", interrupted_after(1, real))
+    monkeypatch.setattr(fits, "fit", interrupted_after(1, real))
     run_study(study, out)
     assert (done / "adapter_model.safetensors").read_bytes() == learned
     assert told(out)["seed"] == seed == titer.read_run(out / "runs" / "main-sigma0.1").info["seed"]
@@ -374,7 +375,7 @@ def test_a_finished_attack_is_left_alone(
     attacked: Path, places: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(attacked)
-    monkeypatch.setattr(studies, "fit", forbidden)
+    monkeypatch.setattr(fits, "fit", forbidden)
     monkeypatch.setattr(Pgd, "__call__", forbidden)
     run_study(attacks_of(places, *ENTRIES), attacked)
     assert contents(attacked) == before

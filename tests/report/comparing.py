@@ -10,6 +10,7 @@ from typing import Any
 
 from report.synthetic import write_run
 from titer.results.store import Record, Run
+from titer.results.study import Shots
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Method:
     method: str = "coop"
     baseline: bool = False
     guarantee: str = "fixed"
-    shots: Sequence[int | None] = (2,)
+    shots: Sequence[Shots | None] = (2,)
     seeds: Sequence[int | None] = (1,)
     per_sigma: bool = False
     spoiled: int = 0
@@ -44,14 +45,19 @@ class Method:
             for seed in self.seeds
         }
 
-    def _set(self, shots: int | None, seed: int | None, sigma: float) -> str:
+    def _set(self, shots: Shots | None, seed: int | None, sigma: float) -> str:
         parts = [self.name, f"sigma{sigma:g}" if self.per_sigma else "", str(shots or ""), f"s{seed}" if seed else ""]
         return "-".join(part for part in parts if part)
 
-    def _fit(self, shots: int | None, seed: int | None, sigma: float) -> dict[str, Any]:
+    def _fit(self, shots: Shots | None, seed: int | None, sigma: float) -> dict[str, Any]:
         name = self._set(shots, seed, sigma)
         warnings = ["collapsed: the loss stayed at ln 3"] if name in self.collapsed else []
-        return {"fit_seconds": 10.0 + (shots or 0) + (seed or 0), "images": 6, "warnings": warnings, "bytes": 1000}
+        return {
+            "fit_seconds": 10.0 + (shots if isinstance(shots, int) else 0) + (seed or 0),
+            "images": 6,
+            "warnings": warnings,
+            "bytes": 1000,
+        }
 
 
 ZERO_SHOT = Method("zero-shot", "zero-shot", baseline=True, shots=(None,), seeds=(None,), spoiled=12)

@@ -295,6 +295,17 @@ def test_shots_show_the_mean_and_the_spread_of_the_fits(written: Path) -> None:
     assert {one[0] for one in table.rows} == {"coop", "few-shot"}
 
 
+def test_all_shots_are_the_most_and_have_a_column_of_their_own(tmp_path: Path) -> None:
+    poor = Method("coop", baseline=True, shots=("all", 4, 16), spoiled=9)
+    whole = write_study(tmp_path / "s", ZERO_SHOT, poor)
+    table = shots_table(cell_of(whole))
+    assert table is not None
+    assert table.columns == ("method", "sigma", "4 shots", "16 shots", "all shots")
+    (said,) = {arm.sets[0]["shots"] for arm in read_study(whole).cells[0].at(0.25) if arm.entry == "coop"}
+    assert said == "all"
+    assert "all shots, 1 fit" in str(compare_page([whole], tmp_path / "page.html").read_text())
+
+
 def test_collapsed_fits_are_marked_wherever_they_count(tmp_path: Path) -> None:
     poor = Method(
         "coop", baseline=True, shots=(1, 4), seeds=(1, 2, 3), collapsed=("coop-1-s2", "coop-4-s1", "coop-4-s3")

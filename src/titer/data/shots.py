@@ -14,6 +14,7 @@ from titer.errors import InputError, PictureError, unknown
 Allowance = Literal["upstream", "overlap"]
 
 _JUDGED = "test"  # the split that evaluation takes
+_OF_ALL = 2  # fewest images of a class where all are taken
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def select(
 
     Args:
         name: a data set's name or directory, or a loaded one with all its splits.
-        count: images of each class (of all together where labels are not needed), or None for all.
+        count: images of each class (of all together where labels are not needed), or None for all: at least two then.
         seed: which shots.
         upstream: SHA-256 of pictures that the model was trained on.
         allow: ``upstream`` takes those too; ``overlap`` accepts pictures and groups that are in the test split as well, and
@@ -98,14 +99,19 @@ def _digest(data: Data, example: Example) -> str:
 
 def _enough(data: Data, chosen: Sequence[Example], count: int | None, split: str, left_out: int) -> None:
     found = {text.label: sum(example.label == place for example in chosen) for place, text in enumerate(data.classes)}
-    short = {label: number for label, number in found.items() if number < (count or 1)}
+    short = {label: number for label, number in found.items() if number < (count or _OF_ALL)}
     if not data.classes or short:
         listed = ", ".join(f"{label} has {number}" for label, number in short.items()) or "there are no labels"
         seen = (
             f", not counting {left_out} that the model was trained on (--allow upstream takes them)" if left_out else ""
         )
-        wanted = f"{count} shots" if count else "at least one image"
-        raise InputError(f"{data.name}: expected {wanted} of each class in split {split!r}, but {listed}{seen}")
+        wanted = f"{count} shots" if count else "at least two images"
+        hint = (
+            ""
+            if count or not short
+            else "; one picture does not show how a class varies; leave it out, or give a number of shots"
+        )
+        raise InputError(f"{data.name}: expected {wanted} of each class in split {split!r}, but {listed}{seen}{hint}")
 
 
 def _without_another(data: Data) -> None:

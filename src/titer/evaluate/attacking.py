@@ -27,7 +27,7 @@ from titer.data.example import Data, Example
 from titer.errors import InputError, PictureError, RunError
 from titer.evaluate.checks import Check, SelfChecks
 from titer.evaluate.machine import default_workers
-from titer.evaluate.running import Crew, conclude, running
+from titer.evaluate.running import NEVER, Crew, Deadline, TimeIsUpError, conclude, running
 from titer.evaluate.smoothing import seed_for
 from titer.evaluate.subject import Subject, keep_picture, kept, load_subject
 from titer.features.stream import threads
@@ -101,6 +101,7 @@ def attack(
     images: bool | None = None,
     checks: bool = True,
     command: str | None = None,
+    deadline: Deadline = NEVER,
     **subject: Any,
 ) -> Run:
     """Attack every image of a data set that a model answers rightly.
@@ -121,17 +122,19 @@ def attack(
         images: keep thumbnails for the report; unless given, all but those of DICOM files.
         checks: run the self-checks.
         command: what run.json says the run was started by.
+        deadline: after which no chunk of images is begun.
         subject: what else ``load_subject`` takes (``prompts``, ``split``, ``limit``, ...).
 
     Raises:
         InputError: for whatever is wrong with the input.
         RunError: if no image could be attacked, or an attack left its budget.
+        TimeIsUpError: if the deadline passed before all was done.
     """
     recorded = seed_for(out, seed)
     chosen = plan_attack(model, data, name, norm=norm, eps=eps, settings=settings, seed=recorded or 0, **subject)
     if workers is not None and workers < 1:
         raise InputError(f"workers: expected at least 1, got {workers}")
-    return execute(chosen, out, workers=workers, images=images, checks=checks, command=command)
+    return execute(chosen, out, workers=workers, images=images, checks=checks, command=command, deadline=deadline)
 
 
 def plan_attack(
@@ -198,16 +201,18 @@ def execute(
     images: bool | None = None,
     checks: bool = True,
     command: str | None = None,
+    deadline: Deadline = NEVER,
 ) -> Run:
     """Carry a plan out, or go on with it.
 
     Raises:
         InputError: if the directory belongs to other settings or another process writes there.
         RunError: if no image could be attacked, or the disk is full.
+        TimeIsUpError: if the deadline passed before all was done.
     """
     started = shlex.join(["python", *sys.argv]) if command is None else command
     with RunWriter(Path(out), chosen.identity(), chosen.info_of("attack", chosen.settings(), started)) as writer:
-        session = _Session(chosen, writer, images)
+        session = _Session(chosen, writer, images, deadline)
         session.run(workers or default_workers(chosen.encoder.device), checks)
     return read_run(out)
 
@@ -215,10 +220,12 @@ def execute(
 class _Session:
     """One process's work on a run: chunks of images out, records in."""
 
-    def __init__(self, chosen: AttackPlan, writer: RunWriter, images: bool | None) -> None:
+    def __init__(self, chosen: AttackPlan, writer: RunWriter, images: bool | None, deadline: Deadline) -> None:
         self.plan = chosen
         self.writer = writer
         self.images = images
+        self.deadline = deadline
+        self.late = False
         self.failed: dict[str, str] = {}
         self.lock = threading.Lock()
         self.crew = Crew()
@@ -242,6 +249,13 @@ class _Session:
         ):
             self.crew.spread(workers, [partial(self._ladder, *part) for part in left])
             self.crew.spread(workers, [partial(self._check, prompts) for prompts in wanted])
+            if self.late:
+                raise TimeIsUpError
+
+    def _too_late(self) -> bool:
+        """Whether nothing more is begun; then something is left undone."""
+        self.late = self.late or self.deadline.passed
+        return self.late
 
     def _missing(self, chunk: Sequence[Example], prompts: str) -> int:
         keys = (self.plan.key(example.id, prompts, threat) for example in chunk for threat in self.plan.threats)
@@ -249,6 +263,8 @@ class _Session:
 
     def _ladder(self, chunk: Sequence[Example], prompts: str) -> None:
         """One chunk of images under one prompt set, budgets upward."""
+        if self._too_late():
+            return
         opened = list(self._opened(chunk))
         if not opened:
             return
@@ -260,6 +276,8 @@ class _Session:
         for threat in self.plan.threats:
             keys = [self.plan.key(fields["sample_id"], prompts, threat) for _, fields in opened]
             if not all(key in self.writer.done for key in keys):
+                if self._too_late():
+                    return
                 records = self._attacked(model, prompts, threat, opened, images, labels, clean, broken)
                 with self.lock:
                     for record in records:
@@ -372,6 +390,8 @@ class _Session:
 
     def _check(self, prompts: str) -> None:
         """The self-checks of one prompt set, on the first images that it answers rightly."""
+        if self._too_late():
+            return
         found = self._self_checks(prompts)
         with self.lock:
             earlier = list(self.writer.info.get("checks", ()))

@@ -1,18 +1,57 @@
-"""How a run stands while it runs and after, whatever ends it; and the threads that do its work."""
+"""How a run stands while it runs and after, whatever ends it; the threads that do its work, and the time it may take."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from titer.errors import RunError
 from titer.features.stream import one_thread
 from titer.results.store import RunWriter
+
+
+class TimeIsUpError(Exception):
+    """The time that a piece of work may take is over; what is finished is kept, and the same call goes on."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When a piece of work ends; what is in the middle of something finishes that first.
+
+    Args:
+        at: seconds of ``time.monotonic``; never unless given.
+    """
+
+    at: float = math.inf
+
+    @classmethod
+    def within(cls, minutes: float | None) -> Deadline:
+        """So many minutes from now; never where None."""
+        return cls() if minutes is None else cls(time.monotonic() + 60 * minutes)
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing more should be begun."""
+        return time.monotonic() >= self.at
+
+    def check(self) -> None:
+        """Before something is begun.
+
+        Raises:
+            TimeIsUpError: if it should not be.
+        """
+        if self.passed:
+            raise TimeIsUpError
+
+
+NEVER = Deadline()
 
 
 @contextmanager
@@ -33,7 +72,7 @@ def running(writer: RunWriter, expected: int, failed: Mapping[str, str]) -> Iter
         writer.save(status="running")
         yield
         status = "done" if writer.done or not expected else "failed"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TimeIsUpError):
         status = "interrupted"
         raise
     finally:

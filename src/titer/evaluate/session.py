@@ -20,7 +20,7 @@ from titer.data.example import Example
 from titer.errors import InputError, PictureError
 from titer.evaluate.machine import default_workers, free_memory, peak_memory
 from titer.evaluate.plan import Plan
-from titer.evaluate.running import conclude, running
+from titer.evaluate.running import NEVER, Deadline, TimeIsUpError, conclude, running
 from titer.evaluate.subject import keep_picture, kept
 from titer.features.stream import Voter, one_channel, one_thread, threads
 from titer.noise import BLOCK
@@ -36,19 +36,21 @@ def execute(
     batch_size: int | None = None,
     images: bool | None = None,
     command: str | None = None,
+    deadline: Deadline = NEVER,
 ) -> Run:
     """Carry a plan out, or go on with it.
 
     Raises:
         InputError: if the directory belongs to other settings or another process writes there.
         RunError: if no sample succeeded, or the disk is full.
+        TimeIsUpError: if the deadline passed before all was done.
     """
     for name, value in (("workers", workers), ("batch size", batch_size)):
         if value is not None and value < 1:
             raise InputError(f"{name}: expected at least 1, got {value}")
     started = " ".join(shlex.quote(word) for word in ("python", *sys.argv)) if command is None else command
     with RunWriter(Path(out), chosen.identity(), chosen.info(started)) as writer:
-        session = _Session(chosen, writer, images)
+        session = _Session(chosen, writer, images, deadline)
         if session.complete:
             conclude(writer, "done", len(chosen.data.examples), {})
         else:
@@ -94,10 +96,12 @@ def probe(chosen: Plan, blocks: int = 1) -> Probe:
 class _Session:
     """One process's work on a run: jobs out, records in."""
 
-    def __init__(self, chosen: Plan, writer: RunWriter, images: bool | None) -> None:
+    def __init__(self, chosen: Plan, writer: RunWriter, images: bool | None, deadline: Deadline) -> None:
         self.plan = chosen
         self.writer = writer
         self.images = images
+        self.deadline = deadline
+        self.late = False
         self.failed: dict[str, str] = {}
         self.seen: dict[str, Record] = {}
         self.before: dict[tuple[str, float], tuple[tuple[int, ...], tuple[float, ...]]] = {}
@@ -127,6 +131,8 @@ class _Session:
             self.advance = advance
             for finished in run_jobs(self._jobs(), workers, in_flight, one_thread):
                 self._record(finished)
+            if self.late:
+                raise TimeIsUpError
 
     def _jobs(self) -> Iterator[Job]:
         """Jobs for all that is not done. Pictures are read as their turn comes; one that fails is recorded."""
@@ -134,6 +140,9 @@ class _Session:
             sigmas = [sigma for sigma in self.plan.sigmas if self._unfinished(example, sigma)]
             if not sigmas:
                 continue
+            if self.deadline.passed:
+                self.late = True
+                return
             try:
                 image = self._open(example)
             except PictureError as error:

@@ -12,6 +12,7 @@ from titer.certify import CERTIFIERS, Predict
 from titer.data.example import Data
 from titer.errors import unknown
 from titer.evaluate.plan import Certifier, Plan, plan
+from titer.evaluate.running import NEVER, Deadline
 from titer.evaluate.session import execute
 from titer.evaluate.subject import load_subject
 from titer.models.encoder import Encoder
@@ -30,6 +31,7 @@ def certify(
     batch_size: int | None = None,
     images: bool | None = None,
     command: str | None = None,
+    deadline: Deadline = NEVER,
     **options: Any,
 ) -> Run:
     """Certify every image of a data set by randomized smoothing.
@@ -48,14 +50,18 @@ def certify(
         batch_size: most draws in flight; found by itself unless given. Changes no number.
         images: keep thumbnails for the report; unless given, all but those of DICOM files.
         command: what run.json says the run was started by.
+        deadline: after which no image is begun.
         options: settings of the certifier, and what ``plan`` takes (``prompts``, ``split``, ``limit``, ``joint``, ...).
 
     Raises:
         InputError: for whatever is wrong with the input.
         RunError: if no image could be certified.
+        TimeIsUpError: if the deadline passed before all was done.
     """
     chosen = plan_certify(model, data, sigma=sigma, out=out, certifier=certifier, seed=seed, **options)
-    return execute(chosen, out, workers=workers, batch_size=batch_size, images=images, command=command)
+    return execute(
+        chosen, out, workers=workers, batch_size=batch_size, images=images, command=command, deadline=deadline
+    )
 
 
 def plan_certify(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,14 +28,15 @@ from titer.defenses.adapter import CONFIG, WEIGHTS, facts_of, load_classifier
 from titer.errors import InputError, RunError
 from titer.evaluate.attacking import attack, check_task
 from titer.evaluate.benchmarks import Part
-from titer.evaluate.fitting import fit
+from titer.evaluate.fits import FitJob, Source, fit_all
 from titer.evaluate.plan import Certifier, certifier_name
+from titer.evaluate.running import NEVER, Deadline
 from titer.evaluate.smoothing import certify
 from titer.models import load_model
 from titer.models.encoder import Encoder
 from titer.registry import settings_of
 from titer.results.store import differences
-from titer.results.study import STUDY, ZERO_SHOT, attack_run, sigma_run
+from titer.results.study import ALL_SHOTS, STUDY, ZERO_SHOT, Shots, attack_run, sigma_run
 
 LOCK = ".lock"
 
@@ -48,7 +50,7 @@ class Entry:
         defense: the method; None for the model's own zero-shot answer.
         guarantee: what its certificates say, where it adapts to the image.
         baseline: whether it is something that a user would do instead.
-        shots: images of each class to fit it on; the cell's unless given.
+        shots: images of each class to fit it on, or ``all``; the cell's unless given.
         seeds: of its fits; the cell's unless given.
         per_sigma: fit it anew for each noise level rather than once for all of them.
         template: zero-shot: a text with ``{}`` for the class's words; the words themselves where None.
@@ -58,7 +60,7 @@ class Entry:
     defense: Defense | None = None
     guarantee: str | None = None
     baseline: bool = False
-    shots: tuple[int, ...] | None = None
+    shots: tuple[Shots, ...] | None = None
     seeds: tuple[int, ...] | None = None
     per_sigma: bool = False
     template: str | None = None
@@ -108,7 +110,7 @@ class Cell:
     entries: tuple[str, ...]
     certifier: Certifier
     sigmas: tuple[float, ...]
-    shots: tuple[int, ...]
+    shots: tuple[Shots, ...]
     seeds: tuple[int, ...]
     limit: int | None
     attacks: tuple[str, ...] = ()
@@ -158,13 +160,13 @@ class PromptSet:
 
     Args:
         entry: the method.
-        shots: images of each class; None where it needs no labels.
+        shots: images of each class, or ``all``; None where it needs no labels.
         seed: of the fit.
         sigma: the only noise level it was fitted for; None for the method's own.
     """
 
     entry: Entry
-    shots: int | None = None
+    shots: Shots | None = None
     seed: int = 0
     sigma: float | None = None
 
@@ -184,6 +186,49 @@ class PromptSet:
         return dataclasses.replace(self.entry.defense, sigmas=(self.sigma,))  # type: ignore[type-var]
 
 
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What a comparison works on, loaded.
+
+    Args:
+        encoder: the model.
+        data: what methods are fitted on, all splits.
+        judged: the images of each cell, by its name.
+    """
+
+    encoder: Encoder
+    data: Data
+    judged: Mapping[str, Data]
+
+
+def open_study(study: Study, out: Path, device: str | None = None) -> Opened:
+    """Load and check all that can be refused before the first fit.
+
+    Args:
+        study: the comparison.
+        out: its directory.
+        device: ``cpu`` or ``cuda``; found by itself unless given.
+
+    Raises:
+        InputError: for whatever is wrong with the input.
+    """
+    all_sets(study, study.cells)
+    _check_runs(study)
+    _refuse_foreign(out)
+    opened = Opened(
+        load_model(study.model, device=device),
+        load_all(study.data, study.wording),
+        {
+            cell.name: load_data(cell.part.data if cell.part else study.data, study.split, cell.limit, study.wording)
+            for cell in study.cells
+        },
+    )
+    for cell in study.cells:
+        for entry in (study.attacks[name] for name in cell.attacks):
+            check_task(entry.method, entry.attack, opened.judged[cell.name])
+    return opened
+
+
 def run_study(
     study: Study,
     out: str | Path,
@@ -192,6 +237,8 @@ def run_study(
     device: str | None = None,
     workers: int | None = None,
     command: str = "titer.run",
+    deadline: Deadline = NEVER,
+    before: Callable[[Opened], None] | None = None,
 ) -> Path:
     """Fit, certify and attack everything a comparison asks for, or go on with it.
 
@@ -200,8 +247,11 @@ def run_study(
         out: its directory.
         seed: of the noise and of the attacks; the recorded one on resume, else a fresh one of the operating system.
         device: ``cpu`` or ``cuda``; found by itself unless given.
-        workers: threads; one per core unless given. Changes no number.
+        workers: threads that judge, one per core unless given; where given, also processes that fit, each with a model of
+            its own. Changes no number.
         command: what study.json says it was made by.
+        deadline: after which no fit, no image and no chunk of images is begun.
+        before: is shown what was loaded, before the first fit.
 
     Returns:
         ``out``.
@@ -209,38 +259,40 @@ def run_study(
     Raises:
         InputError: for whatever is wrong with the input.
         RunError: if no image could be certified or attacked.
+        TimeIsUpError: if the deadline passed before all was done; the same call goes on.
     """
     out = Path(out)
     for name, value, least in (("seed", seed, 0), ("workers", workers, 1)):
         if value is not None and value < least:
             raise InputError(f"{name}: expected at least {least}, got {value}")
-    _prompt_sets(study, study.cells)
-    _check_runs(study)
-    _refuse_foreign(out)
-    # all that can be refused is refused before the first fit
-    encoder, everything = load_model(study.model, device=device), load_all(study.data, study.wording)
-    judged = {
-        cell.name: load_data(cell.part.data if cell.part else study.data, study.split, cell.limit, study.wording)
-        for cell in study.cells
-    }
-    for cell in study.cells:
-        for entry in (study.attacks[name] for name in cell.attacks):
-            check_task(entry.method, entry.attack, judged[cell.name])
+    opened = open_study(study, out, device)
+    encoder, judged = opened.encoder, opened.judged
     with _alone(out):
-        said = _begun(out, _said(study, encoder, everything, judged, command), seed)
+        said = _begun(out, _said(study, encoder, opened.data, judged, command), seed)
+        if before is not None:
+            before(opened)
+        source = Source(study.model, study.data, study.wording, encoder.device.type)
+        how: dict[str, Any] = {"seed": said["seed"], "workers": workers, "command": command, "deadline": deadline}
         for cell in study.cells:
-            for prompts in _prompt_sets(study, [cell]):
-                said["prompts"].setdefault(prompts.name, {}).update(_fitted(prompts, encoder, everything, out))
+            sets = all_sets(study, [cell])
+            left = list(fits_left(sets, opened, out))
+            if workers is not None and min(workers, len(left)) > 1:
+                fit_all(left, source, workers, deadline)
+            for prompts in sets:
+                for job in fits_left([prompts], opened, out):
+                    deadline.check()
+                    job.run(encoder, opened.data)
+                said["prompts"].setdefault(prompts.name, {}).update(_fitted(prompts, out))
                 _write(out, said)
             for sigma in cell.sigmas:
-                _certified(study, cell, sigma, encoder, judged[cell.name], out, said["seed"], workers, command)
+                _certified(study, cell, sigma, encoder, judged[cell.name], out, **how)
             if cell.attacks:
                 fixed = _fixed(study, cell, encoder, judged[cell.name], out, said)
                 _write(out, said)
                 for name in cell.attacks:
                     _attacked(
                         study.attacks[name], encoder, judged[cell.name], out / attack_run(cell.name, name),
-                        seed=said["seed"], workers=workers, command=command, **_shown(fixed, out, cell),
+                        **how, **_shown(fixed, out, cell),
                     )  # fmt: skip
     return out
 
@@ -266,9 +318,13 @@ def prompt_sets(study: Study, cell: Cell, sigma: float | None) -> Iterator[Promp
                 yield PromptSet(entry, count, seed, sigma if entry.per_sigma else None)
 
 
-def _prompt_sets(study: Study, cells: Sequence[Cell]) -> list[PromptSet]:
+def all_sets(study: Study, cells: Sequence[Cell]) -> list[PromptSet]:
     """All that some cells judge, each once; those with the most shots first, since stores of fewer shots are parts of theirs."""
-    return sorted(_each_once(study, cells), key=lambda prompts: -(prompts.shots or 0))
+    return sorted(_each_once(study, cells), key=lambda prompts: -_size(prompts.shots))
+
+
+def _size(shots: Shots | None) -> float:
+    return math.inf if shots == ALL_SHOTS else float(shots or 0)
 
 
 def _each_once(study: Study, cells: Sequence[Cell]) -> list[PromptSet]:
@@ -459,25 +515,32 @@ def _write(out: Path, said: Mapping[str, Any]) -> None:
         raise RunError(f"cannot write to {out}: {error.strerror}; type the same command again to go on") from error
 
 
-def _fitted(prompts: PromptSet, encoder: Encoder, data: Data, out: Path) -> dict[str, Any]:
-    """Fit a prompt set unless this was done, and say what it is."""
+def fits_left(sets: Sequence[PromptSet], opened: Opened, out: Path) -> Iterator[FitJob]:
+    """Fits that are still to be made below a comparison's directory, in order.
+
+    Raises:
+        InputError: if another fit stands in the place of one.
+    """
+    for prompts in sets:
+        defense = prompts.defense
+        if defense is None:
+            continue
+        path = out / "prompts" / prompts.name
+        shots = None if prompts.shots == ALL_SHOTS else prompts.shots
+        facts = facts_of(_method(defense), defense, opened.encoder, opened.data.classes)
+        if not _is_done(path, facts | {"shots": shots, "seed": prompts.seed}):
+            yield FitJob(defense, path, shots, prompts.seed, out / "features", f"part of {out.name}")
+
+
+def _fitted(prompts: PromptSet, out: Path) -> dict[str, Any]:
+    """What study.json says of a prompt set that was fitted."""
     told: dict[str, Any] = {
         "entry": prompts.entry.name, "shots": prompts.shots, "seed": prompts.seed, "sigma": prompts.sigma,
     }  # fmt: skip
-    defense = prompts.defense
-    if defense is None:
+    if prompts.defense is None:
         return told | {"shots": None, "seed": None}
     path = out / "prompts" / prompts.name
-    expected = facts_of(_method(defense), defense, encoder, data.classes) | {
-        "shots": prompts.shots,
-        "seed": prompts.seed,
-    }
-    if not _is_done(path, expected):
-        fit(
-            defense, encoder, data, out=path, shots=prompts.shots, seed=prompts.seed, cache=out / "features",
-            command=f"part of {out.name}",
-        )  # fmt: skip
-    facts = _facts(path)
+    facts = fit_facts(path)
     kept = {"fit_seconds": facts["seconds"], "images": len(facts["ids"]), "warnings": facts["warnings"]}
     return told | kept | {"bytes": (path / WEIGHTS).stat().st_size}
 
@@ -491,7 +554,7 @@ def _is_done(path: Path, expected: Mapping[str, Any]) -> bool:
     if not (path / CONFIG).exists():
         (path / WEIGHTS).unlink(missing_ok=True)  # of a fit that was interrupted between its two files
         return False
-    facts = _facts(path)
+    facts = fit_facts(path)
     found = differences({name: facts.get(name) for name in expected}, json.loads(json.dumps(expected)))
     if found:
         raise InputError(
@@ -500,7 +563,7 @@ def _is_done(path: Path, expected: Mapping[str, Any]) -> bool:
     return True
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def fit_facts(path: Path) -> dict[str, Any]:
     """What a fit says of itself."""
     try:
         facts: dict[str, Any] = json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]
@@ -516,9 +579,7 @@ def _certified(
     encoder: Encoder,
     data: Data,
     out: Path,
-    seed: int,
-    workers: int | None,
-    command: str,
+    **how: Any,
 ) -> None:
     sets = list(prompt_sets(study, cell, sigma))
     certify(
@@ -527,11 +588,9 @@ def _certified(
         sigma=sigma,
         out=out / sigma_run(cell.name, sigma),
         certifier=cell.certifier,
-        seed=seed,
-        workers=workers,
         guarantee={prompts.name: prompts.entry.guarantee for prompts in sets if prompts.entry.guarantee is not None},
-        command=command,
         images=False,
+        **how,
         **_shown(sets, out, cell),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -71,8 +72,13 @@ def fits_of(arm: Fits) -> str:
     """Shots and number of fits; nothing for what is not fitted."""
     if arm.sets[0].get("seed") is None:
         return MISSING
-    shots = "no labels" if arm.shots is None else f"{arm.shots} shot{'s' if arm.shots > 1 else ''}"
+    shots = "no labels" if arm.shots is None else shots_text(arm.shots)
     return f"{shots}, {len(arm.sets)} fit{'s' if len(arm.sets) > 1 else ''}"
+
+
+def shots_text(shots: float) -> str:
+    """Images of each class, in words."""
+    return "all shots" if math.isinf(shots) else f"{shots:.0f} shot{'s' if shots > 1 else ''}"
 
 
 def certified_share(arm: Arm, radius: float) -> Share:
@@ -328,7 +334,7 @@ def shots_table(cell: StudyCell) -> Table | None:
         title=f"Shots, at r = {HEADLINE:g}",
         caption="Class-balanced certified accuracy in percent, mean over fits (smallest to largest of them). Collapsed fits are "
         "in the mean, and counted beside it.",
-        columns=("method", "sigma", *(f"{count} shots" if count > 1 else "1 shot" for count in counts)),
+        columns=("method", "sigma", *map(shots_text, counts)),
         rows=tuple(rows),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -127,13 +128,13 @@ def shots_figure(arms: Sequence[Arm], radius: float, order: Sequence[str]) -> st
     """Certified accuracy at one radius against shots, mean over fits; methods that need no labels are level lines.
 
     Args:
-        arms: the methods.
+        arms: the methods; fits on all images have no place on the axis, and are in the table alone.
         radius: L2.
         order: as for ``arm_figure``.
     """
-    reached = [arm for arm in arms if largest_provable(arm.parts[0]) >= radius]
+    reached = [arm for arm in arms if largest_provable(arm.parts[0]) >= radius and arm.shots != math.inf]
     sigmas, names = _panels_and_names(reached)
-    counts = sorted({arm.shots for arm in reached if arm.shots is not None})
+    counts = sorted({arm.shots for arm in reached if arm.shots is not None and math.isfinite(arm.shots)})
     with rc_context(_LOOK):
         figure, panels = _panels(len(sigmas), 3.0)
         for sigma, axes in zip(sigmas, panels, strict=True):
@@ -146,7 +147,7 @@ def shots_figure(arms: Sequence[Arm], radius: float, order: Sequence[str]) -> st
                     _line(axes, places, values * len(counts) if level else values, order.index(name), name)
             _constant(axes, next(arm.parts[0] for arm in reached if arm.sigma == sigma))
             axes.set(title=f"sigma {sigma:g}", xlabel="shots", xscale="log")
-            axes.set_xticks(counts, [str(count) for count in counts])
+            axes.set_xticks(counts, [f"{count:.0f}" for count in counts])
             axes.minorticks_off()
             _share_axis(axes)
         panels[0].set_ylabel(f"certified accuracy at r = {radius_text(radius)}")

@@ -28,14 +28,14 @@ class Fits(ABC):
     Args:
         entry: the method's name in the recipe.
         facts: what study.json says of the method.
-        shots: images of each class it was fitted on; None where it needs no labels.
+        shots: images of each class it was fitted on, infinity for all there are; None where it needs no labels.
         sets: what study.json says of each prompt set.
         ids: images that all prompt sets of the cell have finished, in order.
     """
 
     entry: str
     facts: Mapping[str, Any]
-    shots: int | None
+    shots: float | None
     sets: tuple[Mapping[str, Any], ...]
     ids: tuple[str, ...]
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from titer.errors import InputError
 from titer.results.arms import Arm, AttackArm
@@ -17,6 +18,9 @@ from titer.results.summary import Cell, cells
 STUDY = "study.json"
 ZERO_SHOT = "zero-shot"
 """The method that fits nothing: the model's own answer."""
+ALL_SHOTS: Literal["all"] = "all"
+Shots = int | Literal["all"]
+"""Images of each class that a method is fitted on."""
 
 
 def sigma_run(cell: str, sigma: float) -> str:
@@ -218,10 +222,11 @@ def _by_method(info: Mapping[str, Any], names: Sequence[str]) -> Iterator[tuple[
 
     In the recipe's order, with the fewest shots first; fits for one sigma are by themselves.
     """
-    found: dict[tuple[str, int | None, float | None], list[str]] = {}
+    found: dict[tuple[str, float | None, float | None], list[str]] = {}
     for name in names:
         told = info["prompts"][name]
-        found.setdefault((told["entry"], told["shots"], told.get("sigma")), []).append(name)
+        shots = math.inf if told["shots"] == ALL_SHOTS else told["shots"]
+        found.setdefault((told["entry"], shots, told.get("sigma")), []).append(name)
     order = list(info["entries"])
     for entry, shots, sigma in sorted(found, key=lambda key: (order.index(key[0]), key[2] or 0, key[1] or 0)):
         own = found[entry, shots, sigma]
