@@ -1,4 +1,4 @@
-"""Files as open_clip and MedCLIP publish them, tiny and with random weights; names and shapes by hand."""
+"""Files as open_clip, CONCH and MedCLIP publish them, tiny and with random weights; names and shapes by hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 Weights = dict[str, Tensor]
@@ -44,6 +45,30 @@ BIOMED: dict[str, Any] = {
         "hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 24,
     },
 }  # fmt: skip
+COCA: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {**CLIP["vision_cfg"], "attentional_pool": True, "attn_pooler_queries": 5, "output_tokens": True},
+    "text_cfg": {**CLIP["text_cfg"], "context_length": 40, "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {"context_length": 40, "vocab_size": len(VOCABULARY), "width": 16, "heads": 2, "layers": 1},
+    "custom_text": True,
+}
+CONCH_MERGES = [
+    *(("Ġ", letter) for letter in LETTERS),
+    *((f"Ġ{word[:end]}", word[end]) for word in WHOLE for end in range(1, len(word))),
+]
+CONCH_WORDS = ["<pad>", "<start_of_text>", "<end_of_text>", *LETTERS, "Ġ", *map("".join, CONCH_MERGES)]
+CONCH: dict[str, Any] = {
+    "embed_dim": 16,
+    "embed_dim_caption": 64,
+    "vision_cfg": {
+        "image_size": 32, "patch_size": 16, "width": 64, "attentional_pool_contrast": True, "attentional_pool_caption": True,
+        "attn_pooler_heads": 8, "n_queries_contrast": 1, "n_queries_caption": 4,
+    },
+    "text_cfg": {
+        "context_length": 40, "vocab_size": len(CONCH_WORDS), "width": 24, "heads": 2, "layers": 2, "embed_cls": True,
+    },
+    "multimodal_cfg": {"context_length": 41, "vocab_size": len(CONCH_WORDS), "width": 24, "heads": 2, "layers": 1},
+}  # fmt: skip
 PIXELS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]}
 
 
@@ -62,11 +87,29 @@ class Filler:
     def linear(self, name: str, outer: int, inner: int) -> Weights:
         return {f"{name}.weight": self(outer, inner), f"{name}.bias": self(outer)}
 
-    def resblocks(self, prefix: str, layers: int, width: int) -> Weights:
+    def pool(self, name: str, norm: str, dim: int, width: int, queries: int) -> Weights:
+        """CoCa's; torch's attention has one matrix where queries are as wide as tokens, else three."""
+        parts = {"q_proj_weight": dim, "k_proj_weight": width, "v_proj_weight": width}
+        return {
+            f"{name}.query": self(queries, dim),
+            **(
+                {f"{name}.attn.in_proj_weight": self(3 * dim, dim)}
+                if dim == width
+                else {f"{name}.attn.{part}": self(dim, inner) for part, inner in parts.items()}
+            ),
+            f"{name}.attn.in_proj_bias": self(3 * dim),
+            **self.linear(f"{name}.attn.out_proj", dim, dim),
+            **self.norm(f"{name}.ln_q", dim),
+            **self.norm(f"{name}.ln_k", width),
+            **self.norm(norm, dim),
+        }
+
+    def resblocks(self, prefix: str, layers: int, width: int, norms: tuple[str, ...] = ("ln_1", "ln_2")) -> Weights:
         found: Weights = {}
         for layer in range(layers):
-            block = f"{prefix}.resblocks.{layer}"
-            found |= self.norm(f"{block}.ln_1", width) | self.norm(f"{block}.ln_2", width)
+            block = f"{prefix}.{layer}"
+            for name in norms:
+                found |= self.norm(f"{block}.{name}", width)
             found |= {
                 f"{block}.attn.in_proj_weight": self(3 * width, width),
                 f"{block}.attn.in_proj_bias": self(3 * width),
@@ -86,15 +129,73 @@ def clip_weights(config: dict[str, Any] = CLIP, seed: int = 0) -> Weights:
         "visual.conv1.weight": fill(wide, 3, patch, patch) * 0.2,
         "visual.positional_embedding": fill((vision["image_size"] // patch) ** 2 + 1, wide),
         **fill.norm("visual.ln_pre", wide),
-        **fill.resblocks("visual.transformer", vision["layers"], wide),
+        **fill.resblocks("visual.transformer.resblocks", vision["layers"], wide),
         **fill.norm("visual.ln_post", wide),
         "visual.proj": fill(wide, dim),
         "token_embedding.weight": fill(text["vocab_size"], narrow),
         "positional_embedding": fill(text["context_length"], narrow),
-        **fill.resblocks("transformer", text["layers"], narrow),
+        **fill.resblocks("transformer.resblocks", text["layers"], narrow),
         **fill.norm("ln_final", narrow),
         "text_projection": fill(narrow, dim),
         "logit_scale": torch.tensor(3.0),
+    }
+
+
+def coca_text_weights(fill: Filler, config: dict[str, Any]) -> Weights:
+    """CoCa's text tower: CLIP's with a token of its own behind the text."""
+    text, width = config["text_cfg"], config["text_cfg"]["width"]
+    return {
+        "text.cls_emb": fill(width),
+        "text.token_embedding.weight": fill(text["vocab_size"], width),
+        "text.positional_embedding": fill(text["context_length"] + 1, width),
+        **fill.resblocks("text.transformer.resblocks", text["layers"], width),
+        **fill.norm("text.ln_final", width),
+        "text.text_projection": fill(width, config["embed_dim"]),
+    }
+
+
+def decoder_weights(config: dict[str, Any], seed: int = 9) -> Weights:
+    """What writes CoCa's captions."""
+    fill, part = Filler(seed), config["multimodal_cfg"]
+    return {
+        **fill.resblocks("text_decoder.resblocks", part["layers"], part["width"]),
+        **fill.resblocks("text_decoder.cross_attn", part["layers"], part["width"], ("ln_1", "ln_1_kv", "ln_2")),
+        **fill.norm("text_decoder.ln_final", part["width"]),
+        "text_decoder.text_projection": fill(part["width"], part["vocab_size"]),
+    }
+
+
+def coca_weights(config: dict[str, Any] = COCA, seed: int = 3) -> Weights:
+    """A CoCa under open_clip's names."""
+    fill, vision, dim = Filler(seed), config["vision_cfg"], config["embed_dim"]
+    clip = clip_weights({**config, "text_cfg": CLIP["text_cfg"]}, seed)
+    visual = {name: tensor for name, tensor in clip.items() if name.startswith("visual.")}
+    pool = fill.pool("visual.attn_pool", "visual.ln_post", dim, vision["width"], vision["attn_pooler_queries"])
+    return {
+        **visual,
+        **pool,
+        "visual.proj": fill(dim, dim),
+        **coca_text_weights(fill, config),
+        **decoder_weights(config),
+        "logit_scale": torch.tensor(3.5),
+    }
+
+
+def conch_weights(config: dict[str, Any] = CONCH, seed: int = 4) -> Weights:
+    """A CONCH as published: a timm ViT, two pools, and no decoder."""
+    fill, vision, dim = Filler(seed), config["vision_cfg"], config["embed_dim"]
+    trunk = {name: tensor for name, tensor in biomed_weights(seed).items() if name.startswith("visual.trunk.")}
+    pools = [
+        fill.pool(f"visual.attn_pool_{kind}", f"visual.ln_{kind}", inner, vision["width"], vision[f"n_queries_{kind}"])
+        for kind, inner in (("contrast", dim), ("caption", config["embed_dim_caption"]))
+    ]
+    return {
+        **trunk,
+        **pools[0],
+        **pools[1],
+        "visual.proj_contrast": fill(dim, dim),
+        **coca_text_weights(fill, config),
+        "logit_scale": torch.tensor(4.0),
     }
 
 
@@ -166,6 +267,36 @@ def open_clip_directory(directory: Path, config: dict[str, Any] = CLIP, weights:
     (directory / "open_clip_config.json").write_text(json.dumps(hub))
     save_file(clip_weights(config) if weights is None else weights, directory / "open_clip_model.safetensors")
     write_clip_words(directory)
+    return directory
+
+
+def coca_directory(directory: Path, weights: Weights | None = None) -> Path:
+    """A CoCa as open_clip publishes it on the hub."""
+    return open_clip_directory(directory, COCA, coca_weights() if weights is None else weights)
+
+
+def write_conch_words(directory: Path) -> None:
+    """A tokenizer of bytes in the file of CONCH's code."""
+    start, end = CONCH_WORDS[1:3]
+    tokenizer = Tokenizer(models.BPE({word: place for place, word in enumerate(CONCH_WORDS)}, CONCH_MERGES))
+    tokenizer.add_special_tokens(CONCH_WORDS[:3])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, 1), (end, 2)]
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(directory / "conch_byte_level_bpe_uncased.json"))
+
+
+def conch_directory(directory: Path, weights: Weights | None = None, config: dict[str, Any] | None = CONCH) -> Path:
+    """CONCH's one file, the tokenizer of its code, and a configuration for its size here, which the real one has not."""
+    write_conch_words(directory)
+    torch.save(conch_weights() if weights is None else weights, directory / "pytorch_model.bin")
+    if config is not None:
+        (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": PIXELS}))
     return directory
 
 

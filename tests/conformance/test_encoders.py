@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from images import brightness_encoder
-from published_files import biomed_directory, medclip_directory, open_clip_directory
+from published_files import biomed_directory, coca_directory, conch_directory, medclip_directory, open_clip_directory
 from tiny_models import WORDS, clip_directory, siglip_directory, without_start
 from titer.models import Encoder, load_model
 
@@ -20,6 +20,8 @@ MAKERS: dict[str, Callable[[Path], Encoder]] = {
     "siglip without a start": lambda path: load_model(without_start(siglip_directory(path))),
     "open_clip": lambda path: load_model(open_clip_directory(path)),
     "open_clip with timm's ViT and a BERT": lambda path: load_model(biomed_directory(path)),
+    "coca": lambda path: load_model(coca_directory(path)),
+    "conch": lambda path: load_model(conch_directory(path)),
     "medclip": lambda path: load_model(f"medclip:{medclip_directory(path)}"),
     "wrapped": lambda _: brightness_encoder(),
     "titer:tiny": lambda _: load_model("titer:tiny"),

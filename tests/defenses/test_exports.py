@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from defenses.tiny import images
-from published_files import biomed_directory, clip_weights, open_clip_directory
+from published_files import biomed_directory, clip_weights, coca_directory, open_clip_directory
 from tiny_models import clip_directory
 from titer.cli.main import run
 from titer.data import ClassText
@@ -181,8 +181,9 @@ def test_contexts_of_other_sentences_and_banks_are_refused(encoder: Encoder, tmp
         export_adapter(adapting, "coop", tmp_path / "file")
 
 
-def test_towers_of_other_kinds_are_refused(tmp_path: Path) -> None:
-    other = load_model(biomed_directory(tmp_path / "model"))
+@pytest.mark.parametrize("make", [biomed_directory, coca_directory])
+def test_towers_of_other_kinds_are_refused(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    other = load_model(make(tmp_path / "model"))
     adapter = written(tmp_path / "prompts", other, "tecoa", Tower.start(other))
     with pytest.raises(InputError, match="an image tower other than CLIP's own transformer"):
         export_adapter(adapter, "robustvlm", tmp_path / "file")

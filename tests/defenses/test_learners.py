@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from defenses.tiny import CLASSES, images
 from images import brightness_encoder
-from published_files import biomed_directory, open_clip_directory
+from published_files import biomed_directory, coca_directory, conch_directory, open_clip_directory
 from tiny_models import clip_directory, siglip_directory
 from titer.defenses.learners import Layout, Tokens, Tower
 from titer.errors import InputError
@@ -28,6 +28,8 @@ MAKERS: dict[str, Callable[[Path], Path]] = {
     "siglip": siglip_directory,
     "open_clip": open_clip_directory,
     "open_clip with timm's ViT and a BERT": biomed_directory,
+    "coca": coca_directory,
+    "conch": conch_directory,
 }
 
 
@@ -57,6 +59,9 @@ def image_features_by_hand(encoder: Encoder, shown: Tensor, tokens: list[Tensor]
         hidden = layer(hidden, None)
         hidden = hidden[0] if isinstance(hidden, tuple) else hidden
     whole: Tensor = vision.post_layernorm(hidden)
+    if hasattr(tower, "pool"):
+        of_the_picture: Tensor = tower.projection(tower.pool(whole[:, :rows]))
+        return of_the_picture
     pooled: Tensor = vision.head(whole) if hasattr(vision, "head") else tower.projection(whole[:, 0])
     return pooled
 

@@ -20,7 +20,7 @@ from transformers import CLIPModel
 
 import titer
 from images import brightness_encoder, folder
-from published_files import biomed_directory, open_clip_directory
+from published_files import biomed_directory, conch_directory, open_clip_directory
 from tiny_models import clip_directory, siglip_directory
 from titer.data.example import ClassText
 from titer.defenses.adapter import WEIGHTS, load_classifier
@@ -76,8 +76,9 @@ def random_images(encoder: Encoder) -> Tensor:
         (siglip_directory, CLASSES[::-1]),
         (open_clip_directory, CLASSES),
         (biomed_directory, CLASSES[::-1]),
+        (conch_directory, CLASSES),
     ],
-    ids=["clip", "siglip", "open_clip", "open_clip with timm's ViT"],
+    ids=["clip", "siglip", "open_clip", "open_clip with timm's ViT", "conch"],
 )
 def test_it_learns_to_tell_noisy_pictures_apart_that_it_could_not(
     make: Callable[[Path], Path], classes: tuple[ClassText, ...], tmp_path: Path

@@ -14,6 +14,8 @@ from titer.models.cards import cards, licence_of, terms_of
         ("vinid/plip", "none stated"),
         ("plip", "none stated, if it is vinid/plip"),
         ("MahmoodLab/CONCH", "CC BY-NC-ND 4.0; adapters made of it may not be passed on; gated"),
+        ("MahmoodLab/conch", "CC BY-NC-ND 4.0; adapters made of it may not be passed on; gated"),
+        ("conch", "CC BY-NC-ND 4.0; adapters made of it may not be passed on; gated, if it is MahmoodLab/CONCH"),
         ("QuiltNet-B-32-mine", "not known here; see where it comes from"),
         ("", "not known here; see where it comes from"),
     ],

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from images import brightness_encoder
-from published_files import biomed_directory, medclip_directory, open_clip_directory
+from published_files import biomed_directory, coca_directory, conch_directory, medclip_directory, open_clip_directory
 from tiny_models import WORDS, clip_directory, siglip_directory, without_start
 from titer.errors import InputError
 from titer.features.stream import threads
@@ -27,6 +27,8 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "siglip without a start": lambda path: without_start(siglip_directory(path)),
     "open_clip": open_clip_directory,
     "open_clip with a BERT": biomed_directory,
+    "coca": coca_directory,
+    "conch": conch_directory,
     "medclip": lambda path: f"medclip:{medclip_directory(path)}",
 }
 TEXTS = ["brain", "lung tissue", "blood cells"]  # short enough for the twenty tokens of the tiny towers

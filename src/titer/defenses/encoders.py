@@ -9,7 +9,6 @@ Both use the names of OpenAI's CLIP. The text tower is not in such a file: it st
 from __future__ import annotations
 
 import copy
-import re
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +22,7 @@ from titer.errors import InputError
 from titer.models.encoder import Encoder
 from titer.models.open_clip.keys import vision_origin
 from titer.models.pixels import Triple
-from titer.models.weights import Origin, load_strictly
+from titer.models.weights import load_strictly
 
 Constants = Literal["model", "imagenet"]
 """Pixels of an encoder: normalised as the model given says, or as ImageNet's classifiers do (PMG-AFT's code)."""
@@ -54,7 +53,7 @@ def take_encoder(path: Path, encoder: Encoder, constants: Constants = "model") -
     visual = {f"visual.{name}": tensor.detach().float() for name, tensor in _visual(opened).items()}
     tower = copy.deepcopy(tower_module(encoder))
     try:
-        load_strictly(tower, visual, path, origin)
+        load_strictly(tower, visual, path, vision_origin)
     except InputError as error:
         raise InputError(f"{error}; expected the image tower of the model given ({encoder.name}), tuned") from error
     weights = {name: parameter.detach().clone() for name, parameter in tower.named_parameters()}
@@ -89,11 +88,6 @@ def _bare(opened: Opened) -> dict[str, Tensor]:
     if not {"conv1.weight", "class_embedding"} & tensors.keys():
         raise InputError(f"{opened.path}: {_EXPECTED}; it has {listed(opened.state)}")
     return tensors
-
-
-def origin(name: str) -> Origin:
-    """Where a tensor of our image tower stands among CLIP's."""
-    return vision_origin(re.sub("^vision", "vision_model", re.sub("^projection", "visual_projection", name)))
 
 
 def _for_pixels_of(encoder: Encoder, weights: Weights, mean: Triple, std: Triple) -> Weights:

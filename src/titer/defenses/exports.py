@@ -17,12 +17,12 @@ from torch import Tensor
 from titer.defenses.adapter import CONFIG, Adapter, read_adapter
 from titer.defenses.checkpoints import SIDES
 from titer.defenses.coop import Coop, recipe_of
-from titer.defenses.encoders import origin
 from titer.defenses.learners import Coupling, Layout
 from titer.defenses.prompted import PromptTuning
 from titer.defenses.promptsmooth import PromptSmooth
 from titer.defenses.tecoa import Published
 from titer.errors import InputError, unknown
+from titer.models.open_clip.keys import vision_origin
 
 State = dict[str, Tensor]
 
@@ -128,12 +128,13 @@ def _visual(adapter: Adapter, code: str) -> State:
     if not isinstance(adapter.defense, Published):
         raise _no_place(adapter, code, "something else than a tuned image encoder")
     names = {"vision.embeddings.class_embedding", "vision.pre_layrnorm.weight", "projection.weight"}
-    if names - adapter.weights.keys() or "vision.embeddings.patch_embedding.bias" in adapter.weights:
+    others = {"vision.embeddings.patch_embedding.bias", "pool.query"}
+    if names - adapter.weights.keys() or others & adapter.weights.keys():
         raise _no_place(adapter, code, "an image tower other than CLIP's own transformer")
     thirds: dict[str, dict[int, Tensor]] = {}
     state: State = {}
     for name, tensor in adapter.weights.items():
-        place = origin(name)
+        place = vision_origin(name)
         theirs = re.sub(r"^visual\.", "", place.name)
         if place.third is None:
             state[theirs] = tensor.T if place.transposed else tensor

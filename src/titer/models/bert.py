@@ -70,7 +70,7 @@ class BertText(nn.Module):
         Raises:
             InputError: if the tokenizer is missing, or has words that the weights do not know.
         """
-        tokenizer, place = tokenizer_beside(directory, "bert", home)
+        tokenizer, place = tokenizer_beside(directory, "bert", f"https://huggingface.co/{home}")
         words = self.bert.embeddings.word_embeddings
         if len(tokenizer) > words.num_embeddings:
             raise InputError(f"{place}: this tokenizer has {len(tokenizer)} tokens, the model {words.num_embeddings}")

@@ -38,8 +38,8 @@ def cards() -> dict[str, Card]:
 
 
 def card_of(name: str) -> Card | None:
-    """The card of a model by its hub id."""
-    return cards().get(name)
+    """The card of a model by its hub id, in capitals or not."""
+    return next((card for hub_id, card in cards().items() if hub_id.lower() == name.lower()), None)
 
 
 def terms_of(name: str) -> str:
@@ -53,7 +53,7 @@ def licence_of(name: str) -> str:
     card = card_of(name)
     if card:
         return card.terms
-    likely = next((hub_id for hub_id in cards() if hub_id.rpartition("/")[2] == name), None)
+    likely = next((hub_id for hub_id in cards() if hub_id.rpartition("/")[2].lower() == name.lower()), None)
     if likely is None:
         return "not known here; see where it comes from"
     return f"{cards()[likely].terms}, if it is {likely}"

@@ -18,6 +18,7 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTokenizer,
+    PreTrainedTokenizerFast,
     SiglipConfig,
     SiglipModel,
 )
@@ -30,12 +31,29 @@ from titer.models.pixels import from_config
 from titer.models.weights import fingerprint_of, load_strictly, read_json, read_weights
 
 _KINDS = {"clip": (CLIPConfig, CLIPModel), "siglip": (SiglipConfig, SiglipModel)}
-_TOKENIZERS = {
-    "clip": (CLIPTokenizer, (("vocab.json", "merges.txt"), ("tokenizer.json",))),
-    "bert": (BertTokenizer, (("vocab.txt",), ("tokenizer.json",))),
+_CONCH_WORDS = "conch_byte_level_bpe_uncased.json"
+
+
+def _conch_tokenizer(place: Path, **_: object) -> PreTrainedTokenizerFast:
+    file = place / _CONCH_WORDS
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(file if file.exists() else place / "tokenizer.json"),
+        bos_token="<start_of_text>",  # noqa: S106 - a word
+        eos_token="<end_of_text>",  # noqa: S106
+        pad_token="<pad>",  # noqa: S106
+    )
+
+
+_Ways = tuple[tuple[str, ...], ...]
+_TOKENIZERS: dict[str, tuple[Callable[..., Any], _Ways]] = {
+    "clip": (CLIPTokenizer.from_pretrained, (("vocab.json", "merges.txt"), ("tokenizer.json",))),
+    "bert": (BertTokenizer.from_pretrained, (("vocab.txt",), ("tokenizer.json",))),
+    "conch": (_conch_tokenizer, ((_CONCH_WORDS,), ("tokenizer.json",))),
 }
 _LAYOUT = "a model in Hugging Face layout"
-_WORDS = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer_config.json")
+_WORDS = (
+    "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer_config.json", _CONCH_WORDS,
+)  # fmt: skip
 _UNTELLING = (
     "transformers_version",
     "_name_or_path",
@@ -161,13 +179,13 @@ def _tokenizer(directory: Path) -> Any:
         raise InputError(f"{directory}: no usable tokenizer: {str(error).splitlines()[0]}") from error
 
 
-def tokenizer_beside(directory: Path, kind: Literal["clip", "bert"], home: str) -> tuple[Any, Path]:
+def tokenizer_beside(directory: Path, kind: Literal["clip", "bert", "conch"], home: str) -> tuple[Any, Path]:
     """The tokenizer of weights in another layout, and the directory that it was found in.
 
     Args:
         directory: of the weights; a folder ``tokenizer`` in it is looked into as well.
         kind: which words and rules.
-        home: hub id of a model that has its files, for the error.
+        home: address of its files, for the error.
 
     Raises:
         InputError: if its files are in neither place.
@@ -176,12 +194,12 @@ def tokenizer_beside(directory: Path, kind: Literal["clip", "bert"], home: str) 
     for place in (directory, directory / "tokenizer"):
         if any(all((place / file).exists() for file in files) for files in ways):
             try:
-                return make.from_pretrained(place, local_files_only=True), place
+                return make(place, local_files_only=True), place
             except Exception as error:  # what the library raises of a damaged file depends on the file
                 raise InputError(f"{place}: no usable tokenizer: {str(error).splitlines()[0]}") from error
     files = ", or ".join(" and ".join(files) for files in ways)
     raise InputError(
-        f"{directory}: the tokenizer is missing: get {files} from https://huggingface.co/{home} and put them there, or into "
+        f"{directory}: the tokenizer is missing: get {files} from {home} and put them there, or into "
         f"{directory / 'tokenizer'}"
     )
 

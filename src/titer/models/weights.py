@@ -142,25 +142,42 @@ def load_strictly(module: nn.Module, weights: Weights, source: Path, origin: Cal
     """
     expected = module.state_dict()
     origins = {name: origin(name) for name in expected}
-    wanted = {place.name for place in origins.values()}
+    check(
+        {place.name: place.shape(expected[name].shape) for name, place in origins.items()},
+        weights,
+        source,
+    )
+    module.load_state_dict(
+        {name: place.take(weights[place.name]).to(expected[name].dtype) for name, place in origins.items()}
+    )
+
+
+def check(shapes: Mapping[str, tuple[int, ...]], weights: Weights, source: Path) -> None:
+    """Every tensor must have its place and shape, whether it is loaded or left unread.
+
+    Args:
+        shapes: what is expected, by the file's names.
+        weights: of a file.
+        source: the file, for errors.
+
+    Raises:
+        InputError: for missing, unexpected, wrongly shaped or non-finite tensors, naming the first few.
+    """
     # older transformers stored these constants; they are not weights
-    held = {name for name in weights if not name.endswith("position_ids") or name in wanted}
-    missing, unexpected = wanted - held, held - wanted
+    held = {name for name in weights if not name.endswith("position_ids") or name in shapes}
+    missing, unexpected = shapes.keys() - held, held - shapes.keys()
     if missing:
         raise InputError(f"{source}: {len(missing)} tensors are missing, such as {_some(missing)}")
     if unexpected:
         raise InputError(
             f"{source}: {len(unexpected)} tensors do not belong to this model, such as {_some(unexpected)}"
         )
-    for name, place in origins.items():
-        tensor, shape = weights[place.name], place.shape(expected[name].shape)
+    for name, shape in shapes.items():
+        tensor = weights[name]
         if tensor.shape != shape:
-            raise InputError(f"{source}: {place.name} has shape {tuple(tensor.shape)}, expected {shape}")
+            raise InputError(f"{source}: {name} has shape {tuple(tensor.shape)}, expected {shape}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{source}: {place.name} holds nan or infinity")
-    module.load_state_dict(
-        {name: place.take(weights[place.name]).to(expected[name].dtype) for name, place in origins.items()}
-    )
+            raise InputError(f"{source}: {name} holds nan or infinity")
 
 
 def shape_of(weights: Weights, name: str, axes: int, source: Path) -> torch.Size:

@@ -133,8 +133,11 @@ def test_a_directory_in_both_layouts_is_read_as_hugging_faces(directory: Path) -
         ({"visual.transformer.resblocks.2.ln_1.bias": torch.zeros(32)}, "do not belong to this model"),
         ({"extra": torch.zeros(1)}, "do not belong to this model, such as extra"),
         ({"logit_scale": None}, "logit_scale is missing"),
-        ({"visual.attn_pool.query": torch.zeros(1)}, "a CoCa, such as CONCH"),
-        ({"visual.attn_pool_contrast.query": torch.zeros(1)}, "a CoCa, such as CONCH"),
+        (
+            {"visual.attn_pool.query": torch.zeros(1)},
+            "holds a CoCa; give its own architecture, such as open_clip:coca_ViT",
+        ),
+        ({"visual.attn_pool_contrast.query": torch.zeros(1)}, "holds CONCH; give open_clip:conch_ViT-B-16/PATH"),
         ({"visual.layer1.0.conv1.weight": torch.zeros(1)}, "a CLIP with a ResNet"),
     ],
 )
@@ -169,7 +172,8 @@ def test_the_same_for_biomedclip(change: dict[str, torch.Tensor | None], words: 
 @pytest.mark.parametrize(
     ("part", "option", "words"),
     [
-        ("vision_cfg", {"attentional_pool": True}, "vision_cfg.attentional_pool = True is a variant"),
+        ("vision_cfg", {"attentional_pool": "parallel"}, "vision_cfg.attentional_pool = 'parallel' is a variant"),
+        ("vision_cfg", {"attentional_pool": True}, "tensors are missing, such as visual.attn_pool.attn"),
         ("vision_cfg", {"pool_type": "avg"}, "vision_cfg.pool_type = 'avg' is a variant"),
         ("text_cfg", {"no_causal_mask": True}, "text_cfg.no_causal_mask = True is a variant"),
         ("text_cfg", {"norm_kwargs": {"eps": 1e-6}}, "text_cfg.norm_kwargs"),
@@ -248,7 +252,7 @@ def test_the_tokenizer_of_another_model_is_refused(directory: Path) -> None:
         ("open_clip:ViT-B-32/laion2b_s34b_b79k", "tags are not looked up"),
         (
             "open_clip:ViT-B-32/hf-hub:wisdomik/QuiltNet-B-32",
-            r"offline, put .* and open_clip_model.safetensors or open_clip_pytorch_model.bin of "
+            r"offline, put .* and open_clip_model.safetensors or open_clip_pytorch_model.bin or pytorch_model.bin of "
             r"https://huggingface.co/wisdomik/QuiltNet-B-32 \(licence: MIT, for research\) into one directory",
         ),
         ("open_clip:hf-hub:owner/name", "cannot be fetched"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -11,23 +12,26 @@ from titer.errors import InputError, unknown
 from titer.models import huggingface
 from titer.models.assembly import assemble, scale_of
 from titer.models.encoder import Encoder
-from titer.models.huggingface import ImageTower, described, fetch
+from titer.models.huggingface import described, fetch
+from titer.models.open_clip.coca import without_captions
 from titer.models.open_clip.config import CONFIG, Told, architectures, read_told, told_by_name
 from titer.models.open_clip.towers import read_text, read_vision
 from titer.models.weights import Weights, read_tensors
 
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""Files of weights in this layout, the better one first."""
+WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin")
+"""Files of weights in this layout, the better one first; the last is CONCH's."""
 
 _HUB = "hf-hub:"
 _CONSTANTS = ("attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size", "logit_bias")
 """Stored beside the weights by some versions. SigLIP's bias is the same for all classes: no answer depends on it."""
 _OTHERS = {
-    "visual.attn_pool": "a CoCa, such as CONCH, whose attention pooling is not read here",
-    "text_decoder.": "a CoCa, such as CONCH, which is not read here",
     "visual.layer1.": "a CLIP with a ResNet, which is not read here; take one with a ViT",
     "vision_model.": "a model in Hugging Face layout; give its directory, without open_clip:",
     "base_model.": "an adapter of PEFT and no model",
+}
+_COCA = {
+    "visual.attn_pool_contrast.": "CONCH; give open_clip:conch_ViT-B-16/PATH",
+    "visual.attn_pool.": "a CoCa; give its own architecture, such as open_clip:coca_ViT-B-32/PATH",
 }
 
 
@@ -42,7 +46,7 @@ def load(text: str, device: torch.device, dtype: torch.dtype) -> Encoder:
 
     Args:
         text: ``ARCHITECTURE/FILE``, ``ARCHITECTURE/DIRECTORY`` or ``ARCHITECTURE/hf-hub:OWNER/NAME``; the last two may
-            stand alone, because such a model says its own architecture.
+            stand alone where a configuration says the architecture.
         device, dtype: of the weights.
 
     Raises:
@@ -58,10 +62,12 @@ def load(text: str, device: torch.device, dtype: torch.dtype) -> Encoder:
             f"open_clip:{text}: no such file; expected open_clip:{architecture}/PATH, a checkpoint (.pt, .bin, .safetensors) "
             f"or a directory with {CONFIG}, or open_clip:{architecture}/{_HUB}OWNER/NAME (open_clip's tags are not looked up)"
         )
-    if place.is_dir():
+    if (place / CONFIG).exists():
         return load_directory(place, _name(where), device, dtype, architecture)
-    told = told_by_name(architecture, place)
-    return _encoder(told, place, f"open_clip:{architecture}/{_name(where)}", device, dtype)
+    if place.is_dir():
+        file = _weights(place)
+        return _encoder(told_by_name(architecture, file), file, _name(where), device, dtype)
+    return _encoder(told_by_name(architecture, place), place, f"open_clip:{architecture}/{_name(where)}", device, dtype)
 
 
 def load_directory(
@@ -79,10 +85,14 @@ def load_directory(
         InputError: if something is missing, or does not fit.
     """
     told = read_told(directory, architecture)
-    file = next((directory / file for file in WEIGHTS if (directory / file).exists()), None)
-    if file is None:
-        raise InputError(f"no weights in {directory}: expected {' or '.join(WEIGHTS)}")
-    return _encoder(told, file, name, device, dtype)
+    return _encoder(told, _weights(directory), name, device, dtype)
+
+
+def _weights(directory: Path) -> Path:
+    for name in WEIGHTS:
+        if (directory / name).exists():
+            return directory / name
+    raise InputError(f"no weights in {directory}: expected {' or '.join(WEIGHTS)}")
 
 
 def _place(where: str) -> Path:
@@ -96,26 +106,29 @@ def _name(where: str) -> str:
 
 def _encoder(told: Told, file: Path, name: str, device: torch.device, dtype: torch.dtype) -> Encoder:
     weights = read_tensors(file)
-    for beginning, what in _OTHERS.items():
+    for beginning, what in (_OTHERS if told.coca else _OTHERS | _COCA).items():
         if any(key.startswith(beginning) for key in weights):
             raise InputError(f"{file} holds {what}")
     scale = scale_of(weights, file)
-    visual, rest = _parted(weights)
     try:
+        own, unread = without_captions(told, weights, file) if told.coca else (weights, 0)
+        visual, rest = _parted(own)
         vision, text = read_vision(told, visual, file), read_text(told, rest, file)
     except (ValueError, TypeError, ZeroDivisionError, StrictDataclassError) as error:  # sizes that do not go together
         raise InputError(
             f"{told.source}: no model can be built of it: {str(error).splitlines()[-1].strip()}"
         ) from error
+    config: Any = vision.vision.config
     return assemble(
         name,
-        ImageTower(vision.vision_model, vision.visual_projection),
+        vision,
         text,
-        told.preprocess(vision.config.image_size),
+        told.preprocess(config.image_size),
         scale,
         weights,
         told.model,
-        f"open_clip: {described(vision.config, text.config, text.tower.length)}",
+        f"open_clip: {described(config, text.config, text.tower.length)}"
+        + (f"; {unread} tensors for captions, checked and not read" if unread else ""),
         device,
         dtype,
     )

@@ -27,17 +27,22 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 _READ: dict[str, set[str]] = {
     "vision_cfg": {
         "image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "timm_model_name", "timm_pool", "timm_proj",
+        "attn_pooler_heads", "attn_pooler_queries", "attentional_pool_contrast", "attentional_pool_caption",
+        "n_queries_contrast", "n_queries_caption",
     },
     "text_cfg": {
         "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "hf_model_name", "hf_pooler_type",
-        "pooler_type",
+        "pooler_type", "embed_cls", "pad_id",
     },
+    "multimodal_cfg": {"context_length", "vocab_size", "width", "heads", "layers", "attn_pooler_heads"},
 }  # fmt: skip
 _IDLE = {
-    "patch_dropout", "timm_model_pretrained", "timm_drop", "timm_drop_path", "attn_pooler_heads", "attn_pooler_queries",
-    "output_tokens", "hf_model_pretrained", "hf_tokenizer_name", "hf_proj_type", "proj", "pad_id", "bos_id", "eos_id",
+    "patch_dropout", "timm_model_pretrained", "timm_drop", "timm_drop_path", "output_tokens", "hf_model_pretrained",
+    "hf_tokenizer_name", "hf_proj_type", "proj", "bos_id", "eos_id",
 }  # fmt: skip
-_ORDINARY = {"pool_type": ("tok", "argmax"), "pos_embed_type": ("learnable",), "proj_type": ("linear",)}
+_ORDINARY: dict[str, tuple[Any, ...]] = {
+    "pool_type": ("tok", "argmax"), "pos_embed_type": ("learnable",), "proj_type": ("linear",), "attentional_pool": (True,),
+}  # fmt: skip
 
 
 @cache
@@ -45,7 +50,8 @@ def architectures() -> dict[str, dict[str, Any]]:
     """open_clip's ``model_cfg`` by the names that it gives them."""
     file = Path(__file__).with_name("architectures.toml")
     plain: dict[str, dict[str, Any]] = tomllib.loads(file.read_text(encoding="utf-8"))
-    return plain | {name + _TWIN: {**config, "quick_gelu": True} for name, config in plain.items()}
+    twins = {name: config for name, config in plain.items() if "multimodal_cfg" not in config}
+    return plain | {name + _TWIN: {**config, "quick_gelu": True} for name, config in twins.items()}
 
 
 @dataclass(frozen=True)
@@ -72,8 +78,18 @@ class Told:
         """Of CLIP's own towers. It is no tensor: a wrong one fits every shape and changes every feature."""
         return "quick_gelu" if self.model.get("quick_gelu") else "gelu"
 
-    def part(self, name: Literal["vision_cfg", "text_cfg"]) -> Mapping[str, Any]:
-        """The options of a tower.
+    @property
+    def conch(self) -> bool:
+        """Whether it is laid out as CONCH: timm's ViT, one pool for its feature and another one for captions, own words."""
+        return bool((self.model.get("vision_cfg") or {}).get("attentional_pool_contrast"))
+
+    @property
+    def coca(self) -> bool:
+        """Whether the feature of an image is pooled by attention."""
+        return self.conch or bool((self.model.get("vision_cfg") or {}).get("attentional_pool"))
+
+    def part(self, name: Literal["vision_cfg", "text_cfg", "multimodal_cfg"]) -> Mapping[str, Any]:
+        """The options of a tower, or of what writes captions.
 
         Raises:
             InputError: for one that is not read here and changes what the tower computes.

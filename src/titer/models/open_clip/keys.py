@@ -17,13 +17,15 @@ _LAYER: _Names = (
     (r"mlp\.fc2", "mlp.c_proj"),
 )
 _VISION: _Names = (
-    (r"vision_model\.embeddings\.class_embedding", "visual.class_embedding"),
-    (r"vision_model\.embeddings\.patch_embedding", "visual.conv1"),
-    (r"vision_model\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
-    (r"vision_model\.pre_layrnorm", "visual.ln_pre"),
-    (r"vision_model\.post_layernorm", "visual.ln_post"),
-    (r"vision_model\.encoder\.layers", "visual.transformer.resblocks"),
-    (r"visual_projection\.weight", "visual.proj"),
+    (r"vision\.embeddings\.class_embedding", "visual.class_embedding"),
+    (r"vision\.embeddings\.patch_embedding", "visual.conv1"),
+    (r"vision\.embeddings\.position_embedding\.weight", "visual.positional_embedding"),
+    (r"vision\.pre_layrnorm", "visual.ln_pre"),
+    (r"vision\.post_layernorm", "visual.ln_post"),
+    (r"vision\.encoder\.layers", "visual.transformer.resblocks"),
+    (r"^projection\.weight", "visual.proj"),
+    (r"^pool\.norm", "visual.ln_post"),
+    (r"^pool\.", "visual.attn_pool."),
     *_LAYER,
 )
 _TEXT: _Names = (
@@ -35,18 +37,24 @@ _TEXT: _Names = (
     *_LAYER,
 )
 _TIMM: _Names = (
-    (r"vision_model\.embeddings\.class_embedding", "visual.trunk.cls_token"),
-    (r"vision_model\.embeddings\.patch_embedding", "visual.trunk.patch_embed.proj"),
-    (r"vision_model\.embeddings\.position_embedding\.weight", "visual.trunk.pos_embed"),
-    (r"vision_model\.post_layernorm", "visual.trunk.norm"),
-    (r"vision_model\.encoder\.layers", "visual.trunk.blocks"),
-    (r"visual_projection", "visual.head.proj"),
+    (r"vision\.embeddings\.class_embedding", "visual.trunk.cls_token"),
+    (r"vision\.embeddings\.patch_embedding", "visual.trunk.patch_embed.proj"),
+    (r"vision\.embeddings\.position_embedding\.weight", "visual.trunk.pos_embed"),
+    (r"vision\.post_layernorm", "visual.trunk.norm"),
+    (r"vision\.encoder\.layers", "visual.trunk.blocks"),
     (r"self_attn\.[qkv]_proj", "attn.qkv"),
     (r"self_attn\.out_proj", "attn.proj"),
     (r"layer_norm", "norm"),
 )
+_TIMM_HEAD: _Names = (*_TIMM, (r"^projection", "visual.head.proj"))
+_CONCH: _Names = (
+    *_TIMM,
+    (r"^projection\.weight", "visual.proj_contrast"),
+    (r"^pool\.norm", "visual.ln_contrast"),
+    (r"^pool\.", "visual.attn_pool_contrast."),
+)
 _THIRDS = {".q_proj.": 0, ".k_proj.": 1, ".v_proj.": 2}
-_TRANSPOSED = ("visual.proj", "text_projection")  # parameters there, linear layers here
+_TRANSPOSED = ("visual.proj", "visual.proj_contrast", "text_projection")  # parameters there, linear layers here
 
 
 def _origin(names: _Names, ours: str) -> Origin:
@@ -59,8 +67,10 @@ def _origin(names: _Names, ours: str) -> Origin:
 
 Origins = Callable[[str], Origin]
 vision_origin: Origins = partial(_origin, _VISION)
-"""Of CLIP's image tower, a ``CLIPVisionModelWithProjection``."""
+"""Of CLIP's image tower, an ``ImageTower``, and of CoCa's, a ``PoolingTower``."""
 text_origin: Origins = partial(_origin, _TEXT)
-"""Of CLIP's text tower, a ``CLIPTextModelWithProjection``; the file's names without ``text.``."""
-timm_origin: Origins = partial(_origin, _TIMM)
-"""Of timm's ViT in the same module."""
+"""Of CLIP's text tower, a ``CLIPTextModelWithProjection``, and of CoCa's; the file's names without ``text.``."""
+timm_origin: Origins = partial(_origin, _TIMM_HEAD)
+"""Of timm's ViT in an ``ImageTower``."""
+conch_origin: Origins = partial(_origin, _CONCH)
+"""Of timm's ViT in CONCH's ``PoolingTower``."""
