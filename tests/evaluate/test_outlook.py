@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evaluate.test_fitting import two_splits
 from tiny_models import clip_directory
-from titer.attacks import Fgsm, Pgd, Square
 from titer.attacks.ensemble import AutoAttack
+from titer.attacks.pgd import Fgsm, Pgd
+from titer.attacks.square import Square
 from titer.certify import Gaussian
 from titer.defenses import Capt, Coop
 from titer.evaluate.outlook import Outlook, outlook, passes
@@ -34,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         "coop": Entry("coop", Coop(epochs=2, context=2)),
         "capt": Entry("capt", Capt(epochs=3)),
     }
-    shared = {"certifier": Gaussian(n0=50, n=50), "shots": (1, 2), "seeds": (1,), "limit": 4}
+    shared: dict[str, Any] = {"certifier": Gaussian(n0=50, n=50), "shots": (1, 2), "seeds": (1,), "limit": 4}
     cells = (
         Cell("attacked", tuple(entries), sigmas=(), attacks=("pgd",), **shared),
         Cell("certified", ("zero-shot", "coop"), sigmas=(0.1, 0.2), **shared),

@@ -232,9 +232,10 @@ def learned(learner: Learner, history: tuple[float, ...], notes: dict[str, objec
 
 def _with_answers(fitted: Fitted, task: Task, classifier: Classifier) -> Fitted:
     """With what the fitted classifier says of each training image."""
-    places = torch.arange(len(task.ids)).split(_TOGETHER)
+    images = len(task.ids)
+    parts = [range(first, min(first + _TOGETHER, images)) for first in range(0, images, _TOGETHER)]
     with torch.no_grad():
-        rows = [classifier(torch.stack([task.kept(int(place)) for place in part])).argmax(dim=1) for part in places]
+        rows = [classifier(torch.stack([task.kept(place) for place in part])).argmax(dim=1) for part in parts]
     return replace(fitted, predictions=torch.cat(rows).cpu())
 
 
