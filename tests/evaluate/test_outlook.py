@@ -62,6 +62,16 @@ def test_before_the_first_fit_methods_and_attacks_are_tried(study: Study, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_method_whose_epochs_are_a_preset_s_is_tried_whole(study: Study, tmp_path: Path) -> None:
+    assert Coop().epochs is None
+    preset = replace(
+        study, entries={"coop": Entry("coop", Coop())}, cells=(replace(study.cells[1], entries=("coop",)),)
+    )
+    seen = of(preset, tmp_path / "out")
+    assert counts(seen)["fits"] == (2, 2)
+    assert seen.seconds > 0
+
+
 def test_what_is_done_is_neither_left_nor_tried(study: Study, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_study(replace(study, cells=(replace(study.cells[0], shots=(2,)),)), out, seed=1)

@@ -236,7 +236,7 @@ def _tried(defense: Defense, opened: Opened) -> _Trial:
     chosen = shots(examples, _SHOTS, 0) if defense.needs_labels else some(examples, _FEW, 0)
     selection = Selection(replace(opened.data, examples=chosen), (), 0)
     task = task_of(opened.encoder, selection, 0, labelled=defense.needs_labels)
-    epochs = getattr(defense, "epochs", 1)
+    epochs = getattr(defense, "epochs", None) or 1
     once, twice = (_shortened(defense, count) for count in (1, 2))
     once.fit(task)  # what is made once for all fits is made here
     began = time.perf_counter()
@@ -251,7 +251,8 @@ def _tried(defense: Defense, opened: Opened) -> _Trial:
 
 
 def _shortened(defense: Defense, epochs: int) -> Defense:
-    return replace(defense, epochs=epochs) if hasattr(defense, "epochs") else defense  # type: ignore[type-var]
+    """With so many epochs, where a method's settings say how many it has."""
+    return replace(defense, epochs=epochs) if getattr(defense, "epochs", None) else defense  # type: ignore[type-var]
 
 
 def _pass_seconds(encoder: Encoder, classes: Sequence[ClassText]) -> tuple[float, float]:
