@@ -16,8 +16,9 @@ from titer.attacks.pgd import Pgd
 from titer.cli.main import run
 from titer.config import read_recipe
 from titer.data.coop import known_sets
+from titer.defenses import Capt
 from titer.errors import InputError
-from titer.evaluate.study import Study
+from titer.evaluate.study import Study, all_sets
 from titer.features.stream import threads
 from titer.results.store import read_run
 
@@ -163,3 +164,36 @@ def test_the_cross_dataset_protocol_moves_to_sets_below_the_same_root(tmp_path: 
     moved = read_run(out / "runs" / "published-EuroSAT-data-pgd-100")
     assert [entry["label"] for entry in moved.info["classes"]] == ["EuroSAT 0", "EuroSAT 1"]
     assert {record["prompts"] for record in moved.records} == {"zero-shot", "fap-1-s1", "advvp-1-s1"}
+
+
+GRID = Path(__file__).parents[1] / "recipes" / "adversarial"
+
+
+def test_the_grid_judges_and_certifies_the_same_fits_of_all_methods() -> None:
+    study = read_recipe(GRID / "grid.toml", data="titer:phantoms")
+    cells = {cell.name: cell for cell in study.cells}
+    judged, certified = cells["judged"], cells["certified"]
+    assert judged.entries == certified.entries == tuple(study.entries)
+    assert (judged.shots, judged.seeds) == (certified.shots, certified.seeds) == ((16,), (1,))
+    assert study.attacks["autoattack"].checks
+    assert study.attacks["pgd-20"].attack == Pgd(steps=20, stop=True)
+
+
+def test_the_grid_on_all_shots_fits_each_method_once() -> None:
+    study = read_recipe(GRID / "all_shots.toml", data="titer:phantoms")
+    (cell,) = study.cells
+    sets = all_sets(study, study.cells)
+    assert {prompts.shots for prompts in sets} == {"all", None}
+    assert {prompts.seed for prompts in sets if prompts.defense is not None} == {1}
+    assert len(sets) == len(study.entries) == len(cell.entries)
+
+
+def test_ablations_of_capt_change_one_thing_each() -> None:
+    study = read_recipe(GRID / "ablations.toml", data="titer:phantoms")
+    fitted = {name: asdict(entry.defense) for name, entry in study.entries.items() if entry.defense is not None}  # type: ignore[call-overload]
+    own = fitted.pop("capt")
+    assert own == asdict(Capt())
+    changes = {name: {key for key in own if settings[key] != own[key]} for name, settings in fitted.items()}
+    assert all(changed in ({"teacher", "share"}, {"teacher"}) or len(changed) == 1 for changed in changes.values())
+    moved = {key for changed in changes.values() for key in changed}
+    assert moved == {"teacher", "share", "weight", "ramp", "depth", "coupling", "direction", "supervision", "detach"}

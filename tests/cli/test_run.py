@@ -217,14 +217,14 @@ def test_what_is_left_is_told_before_and_alone(made: Path, tmp_path: Path, capfd
     assert (status, out.exists()) == (0, False)
     lines = [line.split("\t") for line in told.strip().split("\n")]
     assert lines[0] == ["work", "in all", "left", "minutes"]
-    assert [line[:3] for line in lines[1:]] == [["fits", "2", "2"], ["attacked", "0", "0"], ["certified", "24", "24"]]
+    assert [line[:3] for line in lines[1:]] == [["fits", "2", "2"], ["attacked", "0", "0"], ["certified", "18", "18"]]
     assert err.strip() == "guessed from short trials: coop; attacks as if no image broke"
     status, told, err = typed(capfd, *command, "--estimate", "--json")
-    assert [share["left"] for share in json.loads(told)["shares"]] == [2, 0, 24]
+    assert [share["left"] for share in json.loads(told)["shares"]] == [2, 0, 18]
     status, told, err = typed(capfd, *command, "--minutes", 0)
     assert (status, told) == (0, "")
     first, _, last = err.strip().split("\n")
-    assert first.startswith("left: 2 of 2 fits, 24 of 24 certified; about ")
+    assert first.startswith("left: 2 of 2 fits, 18 of 18 certified; about ")
     assert last.startswith(f"stopped after 0 minutes; {out} keeps what is done. Go on with: titer ")
     assert not (out / "report.html").exists()
     assert typed(capfd, *command)[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from data.making import picture, pictures
 from titer.data import ClassText, Data, Example, Picture, load_data
-from titer.data.derived import pooled, some_classes
+from titer.data.derived import hashed_once, pooled, some_classes
 from titer.data.load import load_all
 from titer.errors import InputError
 
@@ -91,6 +92,20 @@ def test_a_pool_has_every_image_under_its_set_s_name() -> None:
         assert pool.digest(example) == f"{name} {inner}"
         assert example.group == f"{name}/{expected.group}"
     assert pool.name == "pooled:left,right"
+
+
+def test_files_are_hashed_once_and_none_before_it_is_asked_for() -> None:
+    data, asked = made("two", "a b"), list[str]()
+
+    def digest(example: Example) -> str:
+        asked.append(example.id)
+        return data.digest(example)
+
+    once = hashed_once(replace(data, digest=digest))
+    assert not asked
+    found = [once.digest(example) for _ in range(3) for example in data.examples[:2]]
+    assert found == 3 * [data.digest(example) for example in data.examples[:2]]
+    assert asked == ["0-0", "0-1"]
 
 
 def test_pools_of_one_or_of_one_name_are_refused() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from evaluate.test_fitting import facts_in, two_splits
 from tiny_models import clip_directory
-from titer.defenses import Capt, Coop, Tecoa
+from titer.defenses import Capt, Coop, Defense, Tecoa
 from titer.errors import InputError
 from titer.evaluate.fits import FitJob, Source, fit_all
 from titer.evaluate.running import NEVER, Deadline, TimeIsUpError
@@ -31,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 def jobs(out: Path) -> list[FitJob]:
     """A method with a store of features, one with tokens in both towers, one that changes the encoder itself."""
-    methods = {"coop": Coop(epochs=2, context=2), "capt": Capt(epochs=2), "tecoa": Tecoa(epochs=1)}
+    methods: dict[str, Defense] = {"coop": Coop(epochs=2, context=2), "capt": Capt(epochs=2), "tecoa": Tecoa(epochs=1)}
     return [
         FitJob(method, out / f"{name}-s{seed}", 2, seed, out / "features", "a test")
         for name, method in methods.items()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evaluate.test_fitting import two_splits
 from tiny_models import clip_directory
-from titer.attacks import Fgsm, Pgd, Square
 from titer.attacks.ensemble import AutoAttack
+from titer.attacks.pgd import Fgsm, Pgd
+from titer.attacks.square import Square
 from titer.certify import Gaussian
 from titer.defenses import Capt, Coop
 from titer.evaluate.outlook import Outlook, outlook, passes
@@ -34,7 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         "coop": Entry("coop", Coop(epochs=2, context=2)),
         "capt": Entry("capt", Capt(epochs=3)),
     }
-    shared = {"certifier": Gaussian(n0=50, n=50), "shots": (1, 2), "seeds": (1,), "limit": 4}
+    shared: dict[str, Any] = {"certifier": Gaussian(n0=50, n=50), "shots": (1, 2), "seeds": (1,), "limit": 4}
     cells = (
         Cell("attacked", tuple(entries), sigmas=(), attacks=("pgd",), **shared),
         Cell("certified", ("zero-shot", "coop"), sigmas=(0.1, 0.2), **shared),
@@ -55,9 +57,19 @@ def counts(seen: Outlook) -> dict[str, tuple[int, int]]:
 def test_before_the_first_fit_methods_and_attacks_are_tried(study: Study, tmp_path: Path) -> None:
     seen = of(study, tmp_path / "out")
     assert counts(seen) == {"fits": (4, 4), "attacked": (4 * 5 * 2, 40), "certified": (4 * 3 * 2, 24)}
-    assert seen.tried == ("capt", "coop", "pgd")
+    assert seen.tried == ("coop", "capt", "pgd")
     assert all(share.seconds > 0 for share in seen.shares)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_method_whose_epochs_are_a_preset_s_is_tried_whole(study: Study, tmp_path: Path) -> None:
+    assert Coop().epochs is None
+    preset = replace(
+        study, entries={"coop": Entry("coop", Coop())}, cells=(replace(study.cells[1], entries=("coop",)),)
+    )
+    seen = of(preset, tmp_path / "out")
+    assert counts(seen)["fits"] == (2, 2)
+    assert seen.seconds > 0
 
 
 def test_what_is_done_is_neither_left_nor_tried(study: Study, tmp_path: Path) -> None:

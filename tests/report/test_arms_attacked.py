@@ -132,7 +132,7 @@ def test_certificates_stand_beside_attacks_on_the_same_fits_and_images(tmp_path:
     assert table is not None
     assert table.columns == (
         "method", "fitted on", "guarantee", "sigma", "clean", "attacked, 1/255", "attacked, 2/255",
-        "certified, r ≥ 0.1", "certified, r ≥ 0.25", "certified, r ≥ 0.5",
+        "certified, r ≥ 0.1", "certified, r ≥ 0.25", "certified, r ≥ 0.5", "self-checks",
     )  # fmt: skip
     assert [line[:4] for line in table.rows] == [
         (name, fitted, "fixed", sigma)
@@ -146,10 +146,11 @@ def test_certificates_stand_beside_attacks_on_the_same_fits_and_images(tmp_path:
     assert len({record["sample_id"] for record in records}) == 48
     arm = next(arm for arm in main.at(0.25) if arm.entry == "coop")
     own = arm.on(("coop-4-s2",), {record["sample_id"] for record in records})
-    for value, radius in zip(line[7:], (0.1, 0.25, 0.5), strict=True):
+    for value, radius in zip(line[7:-1], (0.1, 0.25, 0.5), strict=True):
         assert estimate(value) == certified_share(own, radius).interval.estimate
         assert estimate(value) == balanced_mean(own.certified(radius), own.labels, own.groups).estimate
     assert "48 images that both have" in table.caption
+    assert {line[-1] for line in table.rows} == {"passed"}
     assert beside_table(attacked, main, "linf") is None
 
 
@@ -188,13 +189,9 @@ def test_a_page_without_attacks_does_not_speak_of_them(tmp_path: Path) -> None:
 def test_a_study_with_both_has_a_part_for_each_and_one_for_both(tmp_path: Path) -> None:
     told = section(study(tmp_path / "s", main={}, hit={"attacks": {"pgd": PGD}}, more={"attacks": {"square": SQUARE}}))
     titles = [part.title for part in told.parts]
-    assert titles[-4:] == [
-        "Accuracy under attack: cell hit",
-        "Accuracy under attack: cell more",
-        "Clean, attacked and certified",
-        "Costs of attacks",
-    ]
-    assert [table.title for table in told.parts[-2].tables] == [
+    assert titles[0] == "Clean, attacked and certified"
+    assert titles[-3:] == ["Accuracy under attack: cell hit", "Accuracy under attack: cell more", "Costs of attacks"]
+    assert [table.title for table in told.parts[0].tables] == [
         "Attacked (hit, linf) and certified (main)",
         "Attacked (more, linf) and certified (main)",
     ]

@@ -41,7 +41,7 @@ class Fgsm:
     def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         """The clean images moved by epsilon."""
         del random
-        gradient, _, _ = ascend(model, images, _loss(self.loss, model, images, labels))
+        gradient, _, _ = ascend(model, images, _loss(self.loss, labels))
         return threat.project(images + threat.epsilon * threat.steepest(gradient), images)
 
 
@@ -93,7 +93,8 @@ class Pgd:
         """The best images of all restarts."""
         if self.stop:
             return self._until_wrong(model, images, labels, threat, random)
-        loss, score = _loss(self.loss, model, images, labels), partial(margin, labels=labels)
+        clean = answers(model, images) if self.loss == "kl" else None
+        loss, score = _loss(self.loss, labels, clean), partial(margin, labels=labels)
         best, highest = images, images.new_full((len(images),), float("-inf"))
         for _ in range(self.restarts):
             start = images if self.start == "clean" else random.within(images, threat)
@@ -103,20 +104,19 @@ class Pgd:
 
     def _until_wrong(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         """The same iterates, of an image up to those in which it is first found wrong."""
+        known = answers(model, images) if self.loss == "kl" else None
         best, highest = images.clone(), images.new_full((len(images),), float("-inf"))
         for _ in range(self.restarts):
-            current = images if self.start == "clean" else random.within(images, threat)
-            current = current.clone()
+            current = images.clone() if self.start == "clean" else random.within(images, threat)
             for done in range(0, self.steps, _LOOK):
                 left = highest <= 0
                 if not bool(left.any()):
                     return best
-                clean, answer = images[left], labels[left]
-                (last, _), found = climb(
-                    model, clean, current[left], _loss(self.loss, model, clean, answer), partial(margin, labels=answer),
-                    threat, min(_LOOK, self.steps - done), self.step,
+                loss = _loss(self.loss, labels[left], None if known is None else known[left])
+                (current[left], _), found = climb(
+                    model, images[left], current[left], loss, partial(margin, labels=labels[left]), threat,
+                    min(_LOOK, self.steps - done), self.step,
                 )  # fmt: skip
-                current[left] = last
                 best[left], highest[left] = better(best[left], highest[left], *found)
         return best
 
@@ -155,9 +155,10 @@ def better(images: Tensor, scores: Tensor, others: Tensor, their_scores: Tensor)
     return torch.where(higher.view(-1, 1, 1, 1), others, images), torch.where(higher, their_scores, scores)
 
 
-def _loss(name: LossName, model: Model, images: Tensor, labels: Tensor) -> Loss:
-    if name == "kl":
-        return partial(divergence, clean=answers(model, images))
+def _loss(name: LossName, labels: Tensor, clean: Tensor | None = None) -> Loss:
+    """What is raised; the kl loss compares with the logits of the clean images."""
+    if clean is not None:
+        return partial(divergence, clean=clean)
     return partial({"cross-entropy": cross_entropy, "margin": margin}[name], labels=labels)
 
 

@@ -1,4 +1,4 @@
-"""Data sets made of others: some classes of a set, several sets in one label space, DICOM seen through another window."""
+"""Data sets made of others: some classes, several sets in one label space, DICOM in another window, files hashed once."""
 
 from __future__ import annotations
 
@@ -87,6 +87,18 @@ def _place(example: Example) -> float:
     """Uniform in [0, 1), the same for all of a group."""
     key = f"{example.id if example.group is None else example.group}"
     return int.from_bytes(hashlib.sha256(f"train\x00{key}".encode()).digest()[:8], "big") / 2**64
+
+
+def hashed_once(data: Data) -> Data:
+    """The same data, each of whose files is hashed once: for many fits, each of which compares its images with all others."""
+    known: dict[str, str] = {}
+
+    def digest(example: Example) -> str:
+        if example.id not in known:
+            known[example.id] = data.digest(example)
+        return known[example.id]
+
+    return replace(data, digest=digest)
 
 
 def pooled(parts: Sequence[Data]) -> Data:

@@ -24,6 +24,7 @@ from titer.models.prompts import Position
 from titer.models.weights import fingerprint_of
 
 _HALF = 2e-3  # of embeddings that went through half precision
+_TOGETHER = 16  # images that a fitted classifier is asked about at a time
 _GENTLER = 0.25  # of the consistency's weight, when a fit collapsed and is begun again
 
 
@@ -231,8 +232,10 @@ def learned(learner: Learner, history: tuple[float, ...], notes: dict[str, objec
 
 def _with_answers(fitted: Fitted, task: Task, classifier: Classifier) -> Fitted:
     """With what the fitted classifier says of each training image."""
+    images = len(task.ids)
+    parts = [range(first, min(first + _TOGETHER, images)) for first in range(0, images, _TOGETHER)]
     with torch.no_grad():
-        rows = [classifier(task.kept(place)[None]).argmax(dim=1) for place in range(len(task.ids))]
+        rows = [classifier(torch.stack([task.kept(place) for place in part])).argmax(dim=1) for part in parts]
     return replace(fitted, predictions=torch.cat(rows).cpu())
 
 

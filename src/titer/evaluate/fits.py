@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titer.data.classes import Wording
+from titer.data.derived import hashed_once
 from titer.data.example import Data
 from titer.data.load import load_all
 from titer.defenses import Defense
@@ -50,7 +51,7 @@ class Source:
 
     def load(self) -> tuple[Encoder, Data]:
         """The model and all splits of the data."""
-        return load_model(self.model, device=self.device), load_all(self.data, self.wording)
+        return load_model(self.model, device=self.device), hashed_once(load_all(self.data, self.wording))
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,7 @@ class _Look:
                 yield 1, int(prompts.name in self.left), partial(self._fit_seconds, prompts, prompts.defense)
 
     def _fit_seconds(self, prompts: PromptSet, defense: Defense) -> float:
-        others = (found for found in self.sets if found.entry is prompts.entry and found.name not in self.left)
-        done = [fit_facts(self.out / "prompts" / found.name) for found in others]
+        done = [fit_facts(self.out / "prompts" / found.name) for found in self._fitted(prompts.entry)]
         asked = None if prompts.shots == ALL_SHOTS else prompts.shots
         same = [facts["seconds"] for facts in done if facts["shots"] == asked]
         if same:
@@ -151,6 +150,9 @@ class _Look:
         return _images(prompts, defense, self.opened.data) * (
             float(np.mean(each)) if each else self._trial(prompts.entry, defense).seconds
         )
+
+    def _fitted(self, entry: Entry) -> Iterator[PromptSet]:
+        return (found for found in self.sets if found.entry is entry and found.name not in self.left)
 
     def _trial(self, entry: Entry, defense: Defense) -> _Trial:
         if entry.name not in self.trials:
@@ -200,9 +202,10 @@ class _Look:
         encoder = self.opened.encoder
         if prompts.defense is None:
             return False
-        if prompts.name in self.left:
+        fitted = next((other.name for other in self._fitted(prompts.entry)), None)
+        if fitted is None:
             return self._trial(prompts.entry, prompts.defense).own_tower
-        path, judged = self.out / "prompts" / prompts.name, self.opened.judged[cell.name]
+        path, judged = self.out / "prompts" / fitted, self.opened.judged[cell.name]
         return load_classifier(path, encoder, judged, new_classes=cell.moved).encoder.fingerprint != encoder.fingerprint
 
 
@@ -233,7 +236,7 @@ def _tried(defense: Defense, opened: Opened) -> _Trial:
     chosen = shots(examples, _SHOTS, 0) if defense.needs_labels else some(examples, _FEW, 0)
     selection = Selection(replace(opened.data, examples=chosen), (), 0)
     task = task_of(opened.encoder, selection, 0, labelled=defense.needs_labels)
-    epochs = getattr(defense, "epochs", 1)
+    epochs = getattr(defense, "epochs", None) or 1
     once, twice = (_shortened(defense, count) for count in (1, 2))
     once.fit(task)  # what is made once for all fits is made here
     began = time.perf_counter()
@@ -248,7 +251,8 @@ def _tried(defense: Defense, opened: Opened) -> _Trial:
 
 
 def _shortened(defense: Defense, epochs: int) -> Defense:
-    return replace(defense, epochs=epochs) if hasattr(defense, "epochs") else defense  # type: ignore[type-var]
+    """With so many epochs, where a method's settings say how many it has."""
+    return replace(defense, epochs=epochs) if getattr(defense, "epochs", None) else defense  # type: ignore[type-var]
 
 
 def _pass_seconds(encoder: Encoder, classes: Sequence[ClassText]) -> tuple[float, float]:

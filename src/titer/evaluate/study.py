@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from titer.attacks import ATTACKS, Attack, Norm
 from titer.data import load_data
 from titer.data.classes import Wording
+from titer.data.derived import hashed_once
 from titer.data.example import Data
 from titer.data.load import load_all
 from titer.defenses import DEFENSES, Defense
@@ -217,9 +218,11 @@ def open_study(study: Study, out: Path, device: str | None = None) -> Opened:
     _refuse_foreign(out)
     opened = Opened(
         load_model(study.model, device=device),
-        load_all(study.data, study.wording),
+        hashed_once(load_all(study.data, study.wording)),
         {
-            cell.name: load_data(cell.part.data if cell.part else study.data, study.split, cell.limit, study.wording)
+            cell.name: hashed_once(
+                load_data(cell.part.data if cell.part else study.data, study.split, cell.limit, study.wording)
+            )
             for cell in study.cells
         },
     )

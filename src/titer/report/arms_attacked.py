@@ -134,7 +134,7 @@ def beside_table(certified: StudyCell, attacked: StudyCell, norm: str) -> Table 
         title=f"Attacked ({attacked.name}, {norm}) and certified ({certified.name})",
         caption=f"Class-balanced shares of the {_images([arm for arm, _ in both])} images that both have, mean over the fits "
         f"that both have, with 95 % intervals: right without attack; right under {label_of(both[0][1])} at epsilon; right and "
-        "certified at L2 radius r.",
+        "certified at L2 radius r. Self-checks are those of the attack.",
         columns=(
             "method",
             "fitted on",
@@ -143,6 +143,7 @@ def beside_table(certified: StudyCell, attacked: StudyCell, norm: str) -> Table 
             "clean",
             *(f"attacked, {length_text(at, norm)}" for at in budgets),
             *(f"certified, r ≥ {radius_text(at)}" for at in radii),
+            "self-checks",
         ),
         rows=tuple(
             (
@@ -153,6 +154,7 @@ def beside_table(certified: StudyCell, attacked: StudyCell, norm: str) -> Table 
                 clean_share(under),
                 *(robust_share(under, at) for at in budgets),
                 *(certified_share(arm, at) if at in _radii(certified, arm) else MISSING for at in radii),
+                under.verdict,
             )
             for arm, under in both
         ),

@@ -110,6 +110,7 @@ def section(study: StudyResults) -> Section:
             ),
         ),
         parts=(
+            *_beside(certified, attacked),
             *(_parts(certified, first, list(study.info["entries"])) if first else ()),
             *_benchmark_parts(study),
             *_attack_parts(certified, attacked),
@@ -228,23 +229,27 @@ def _parts(cells: Sequence[StudyCell], first: StudyCell, order: Sequence[str]) -
         yield Part("One fit for all noise levels, or one for each", tables=mixtures)
 
 
-def _attack_parts(certified: Sequence[StudyCell], attacked: Sequence[StudyCell]) -> Iterator[Part]:
-    """Accuracy under attack, the same beside certificates, costs."""
-    for cell in attacked:
-        tests = [attack_paired_table(cell, norm) for norm in cell.norms]
-        yield Part(
-            title="Accuracy under attack" + (f": cell {cell.name}" if len(attacked) > 1 else ""),
-            tables=(*(robust_table(cell, norm) for norm in cell.norms), *(table for table in tests if table)),
-        )
-    beside = [
+def _beside(certified: Sequence[StudyCell], attacked: Sequence[StudyCell]) -> Iterator[Part]:
+    """What attacks leave of prompt sets beside what is certified of them."""
+    tables = [
         table
         for cell in attacked
         for norm in cell.norms
         for other in certified
         if (table := beside_table(other, cell, norm))
     ]
-    if beside:
-        yield Part(title="Clean, attacked and certified", text=_BESIDE, tables=tuple(beside))
+    if tables:
+        yield Part(title="Clean, attacked and certified", text=_BESIDE, tables=tuple(tables))
+
+
+def _attack_parts(certified: Sequence[StudyCell], attacked: Sequence[StudyCell]) -> Iterator[Part]:
+    """Accuracy under attack, and what attacks cost."""
+    for cell in attacked:
+        tests = [attack_paired_table(cell, norm) for norm in cell.norms]
+        yield Part(
+            title="Accuracy under attack" + (f": cell {cell.name}" if len(attacked) > 1 else ""),
+            tables=(*(robust_table(cell, norm) for norm in cell.norms), *(table for table in tests if table)),
+        )
     if attacked:
         yield Part("Costs of attacks", tables=(attack_cost_table(attacked, with_fits=not certified),))
 
