@@ -11,7 +11,7 @@ import titer
 SOURCE = Path(titer.__file__).parent
 LAYERS = (
     {"errors"},
-    {"statistics", "registry", "noise", "progress", "typed"},
+    {"statistics", "registry", "noise", "progress", "ahead", "typed"},
     {"results", "models", "data"},
     {"features", "attacks"},
     {"certify", "defenses"},

@@ -71,6 +71,16 @@ def test_unreadable_pictures_are_told_and_counted(tmp_path: Path) -> None:
     assert report.warnings[-1] == "cannot be read: 3 more"
 
 
+def test_what_is_said_does_not_depend_on_workers(tmp_path: Path) -> None:
+    pictures(
+        tmp_path,
+        [f"{split}/{label}/{place}.png" for split in ("train", "test") for label in "ab" for place in range(5)],
+    )
+    (tmp_path / "train/a/bad.png").write_bytes(b"")
+    (tmp_path / "test/b/bad.png").write_bytes(b"no picture")
+    assert describe(load_all(tmp_path), workers=3) == describe(load_all(tmp_path))
+
+
 def test_a_set_of_which_nothing_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\n1.png,a\n2.png,b\n3.png,\n")
     told = describe_data(tmp_path / "t.csv")

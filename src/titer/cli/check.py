@@ -112,5 +112,6 @@ def _model(name: str, device: str | None, dtype: str) -> dict[str, Any]:
 
 def _data(name: str) -> dict[str, Any]:
     from titer.data import describe_data
+    from titer.evaluate.machine import cores
 
-    return describe_data(name)
+    return describe_data(name, workers=cores())

@@ -27,7 +27,10 @@ def print_of(pixels: NDArray[np.float32]) -> NDArray[np.int8]:
     Returns:
         (512,), -1, 0 or 1.
     """
-    grey = Image.fromarray(pixels.mean(axis=2, dtype=np.float32))
+    bands = pixels.transpose(
+        2, 0, 1
+    )  # their sum one by one is several times faster than NumPy's mean over a short axis
+    grey = Image.fromarray(sum(bands[1:], bands[0]) / np.float32(len(bands)))
     across = np.asarray(grey.resize((_SIDE + 1, _SIDE), Image.Resampling.BOX))
     down = np.asarray(grey.resize((_SIDE, _SIDE + 1), Image.Resampling.BOX))
     steps = [np.diff(across, axis=1).ravel(), np.diff(down, axis=0).ravel()]

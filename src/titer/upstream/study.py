@@ -25,8 +25,10 @@ from titer.data import load_data
 from titer.data.example import Data, Example
 from titer.data.load import load_all
 from titer.errors import InputError, PictureError, RunError, unknown
+from titer.evaluate.machine import default_workers
 from titer.evaluate.retrieval import Captioned
 from titer.evaluate.study import Study, run_study
+from titer.features.clean import clean_features
 from titer.models import load_model
 from titer.models.encoder import Encoder
 from titer.results.store import differences
@@ -41,7 +43,6 @@ _SPLIT = "train"
 _IMAGES = 400  # whose features make a spectrum
 _PAIRS = 200  # noised pairs that a model is asked about
 _OTHERS = 100  # captions that a pair's own is compared with
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -351,14 +352,7 @@ def _opened(encoder: Encoder, data: Data, pairs: Sequence[Captioned]) -> Iterato
 
 
 def _image_features(encoder: Encoder, data: Data) -> Tensor:
-    images = []
-    for example in data.examples:
-        try:
-            images.append(encoder.preprocess(data.read(example).pixels))
-        except PictureError:
-            continue
-    if len(images) < 2:
+    features, read = clean_features(encoder, data, default_workers(encoder.device))
+    if len(read) < 2:
         raise RunError(f"{data.name}: fewer than two pictures can be read; no spectrum can be made")
-    with torch.no_grad():
-        parts = [encoder.encode_image(torch.stack(images[at : at + _BATCH])) for at in range(0, len(images), _BATCH)]
-    return torch.cat(parts).cpu()
+    return features
