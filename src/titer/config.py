@@ -55,7 +55,7 @@ _OF_ATTACK = ("method", "norm", "eps", "checks")
 """Keys of an attack that are the comparison's; all others are settings of the method."""
 
 _UPSTREAM = ("corpus", "surrogate", "tasks", "seeds", "base", "pretraining", "arms", "only")
-_OF_UPSTREAM = ("attack", "eps", "ratios")
+_OF_UPSTREAM = ("attack", "eps", "ratios", "surrogate")
 """Keys of an arm of upstream noise that are the study's; all others are settings of the noise."""
 
 _GRID = ("shots", "seeds", "sigma")
@@ -251,11 +251,12 @@ def _upstream(recipe: Table, model: str | None, corpus: str | None) -> UpstreamS
         for cell, models in _table(table, "only").items()
         if cell not in left_out
     }
+    surrogate = str(table.get("surrogate", comparison.model))
     return UpstreamStudy(
         comparison=comparison,
         corpus=source,
-        surrogate=str(table.get("surrogate", comparison.model)),
-        arms=tuple(_upstream_arm(name, own) for name, own in arms.items()),
+        surrogate=surrogate,
+        arms=tuple(_upstream_arm(name, own, surrogate) for name, own in arms.items()),
         seeds=_wholes("[upstream] seeds", table.get("seeds", 1), 0),
         base=_nested(_table(table, "base")),
         settings=_nested(_table(table, "pretraining")),
@@ -264,7 +265,7 @@ def _upstream(recipe: Table, model: str | None, corpus: str | None) -> UpstreamS
     )
 
 
-def _upstream_arm(name: str, table: Any) -> UpstreamArm:
+def _upstream_arm(name: str, table: Any, surrogate: str) -> UpstreamArm:
     place = f"[upstream.arms.{name}]"
     _check_name(place, name)
     if not isinstance(table, dict):
@@ -279,7 +280,7 @@ def _upstream_arm(name: str, table: Any) -> UpstreamArm:
         check_budgets("eps", eps, "linf")
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
-    return UpstreamArm(name, attack, eps[0], settings, tuple(sorted(ratios)))
+    return UpstreamArm(name, attack, eps[0], settings, tuple(sorted(ratios)), str(table.get("surrogate", surrogate)))
 
 
 def _nested(table: Table) -> Table:

@@ -15,10 +15,11 @@ from titer.cli.main import run
 from titer.config import is_of_upstream, read_recipe, read_upstream_recipe
 from titer.data.load import load_all
 from titer.errors import InputError
+from titer.models import load_model
 from titer.report.upstream import compare, upstream_page
-from titer.results.upstream import UpstreamResults, read_upstream
+from titer.results.upstream import UpstreamModel, UpstreamResults, read_upstream
 from titer.upstream.craft import craft
-from titer.upstream.study import mixed, run_upstream
+from titer.upstream.study import UpstreamStudy, corpus_of, mixed, run_upstream
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "upstream"
 SIDE = 16
@@ -42,6 +43,14 @@ ratios = [0.2, 0.4]
 attack = "random-noise"
 eps = "4/255"
 ratios = [0.4]
+[upstream.arms.own]
+attack = "sga"
+halves = "image"
+steps = 2
+scales = []
+eps = "8/255"
+ratios = [0.4]
+surrogate = "base"
 [grid]
 shots = [2]
 [defenses.linear-probe]
@@ -105,16 +114,56 @@ def results(place: Path) -> UpstreamResults:
 
 def test_every_model_is_judged_and_the_clean_one_once_a_seed(results: UpstreamResults) -> None:
     names = [model.name for model in results.models]
-    assert names == [f"{name}-s{seed}" for seed in (1, 2) for name in ("clean", "words-20", "words-40", "noise-40")]
+    assert names == [
+        f"{name}-s{seed}" for seed in (1, 2) for name in ("clean", "words-20", "words-40", "noise-40", "own-40")
+    ]
     assert {(level.arm, level.ratio, level.method) for level in results.levels} == {
         (arm, ratio, method)
-        for arm, ratio in ((None, 0.0), ("words", 0.2), ("words", 0.4), ("noise", 0.4))
+        for arm, ratio in ((None, 0.0), ("words", 0.2), ("words", 0.4), ("noise", 0.4), ("own", 0.4))
         for method in ("linear-probe", "ran")
     }
     assert all(sorted(level.fits) == [1, 2] for level in results.levels)
     models = results.path / "models"
     weights = [(models / name / "model.safetensors").read_bytes() for name in (*names, "base-s1", "base-s2")]
     assert len(set(weights)) == len(weights)
+
+
+def test_noise_is_made_for_each_seeds_own_clean_model(results: UpstreamResults) -> None:
+    told = {
+        seed: [
+            json.loads(line) for line in (results.path / f"corpora/own/s{seed}/noise.jsonl").read_text().splitlines()
+        ]
+        for seed in (1, 2)
+    }
+    for seed, records in told.items():
+        own = load_model(results.path / "models" / f"base-s{seed}").fingerprint
+        assert {record["surrogate"] for record in records} == {own}
+        assert all(record["noised_cosine"] < record["cosine"] for record in records)
+    pairs = [{record["sample_id"] for record in records} for records in told.values()]
+    assert pairs[0] == pairs[1]  # seeds differ in the models, not in the pairs
+    fixed = [json.loads(line) for line in (results.path / "corpora/noise/noise.jsonl").read_text().splitlines()]
+    assert {record["sample_id"] for record in fixed} == pairs[0]
+
+
+def test_a_model_learns_the_noise_of_its_own_seed(results: UpstreamResults, place: Path) -> None:
+    study = read_upstream_recipe(place / "recipe.toml", model=str(place / "model"), data=str(place / "corpus"))
+    own = [model for model in study.models() if model.arm == "own"]
+    learned = [set(_corpus_digests(study, model, results.path)) for model in own]
+    stored = [set(_digests(results.path / f"corpora/own/s{model.seed}")) for model in own]
+    other = [set(_digests(results.path / name)) for name in ("corpora/own/s2", "corpora/own/s1")]
+    clean = set(_digests(results.path / "corpora/clean"))
+    for mixed_files, own_files, other_files in zip(learned, stored, other, strict=True):
+        assert mixed_files - clean == own_files - clean != other_files - clean
+
+
+def _corpus_digests(study: UpstreamStudy, model: UpstreamModel, out: Path) -> list[str]:
+    corpus = corpus_of(study, model, out, 3)
+    return [corpus.digest(example) for example in corpus.examples]
+
+
+def _digests(path: Path) -> list[str]:
+    data = load_all(path)
+    return [data.digest(example) for example in data.examples]
 
 
 def test_only_some_models_are_judged_by_more(results: UpstreamResults) -> None:
@@ -131,10 +180,11 @@ def test_a_head_never_sees_what_its_model_was_trained_on(results: UpstreamResult
     assert sources == {corpus.digest(example) for example in corpus.examples if example.split == "train"}
 
 
-def test_the_page_says_what_was_found(results: UpstreamResults) -> None:
+def test_the_page_says_what_was_found(results: UpstreamResults, place: Path) -> None:
     page = (results.path / "report.html").read_text()
     for text in ("Noise upstream", "RAN-style", "words 40 %", "Holm", "effective rank", "Margins of noised pairs",
-                 "certified, sigma 0.25", "2 seeds of pre-training"):  # fmt: skip
+                 "certified, sigma 0.25", "each seed&#39;s own clean model",
+                 f"noise made for {place}", "2 seeds of pre-training"):  # fmt: skip
         assert text in page
     assert upstream_page([results.path], results.path / "again.html").read_text() == page
 
@@ -202,14 +252,14 @@ def test_mistakes(changes: dict[str, Any], words: str, place: Path) -> None:
 def test_the_projects_recipes(name: str) -> None:
     assert is_of_upstream(RECIPES / name)
     study = read_upstream_recipe(RECIPES / name)
-    assert len(study.models()) == 3 * (1 + 3 * 4 + 1 + 3)
-    assert len(read_upstream_recipe(RECIPES / name, changes={"size": "quick"}).models()) == 7
+    assert len(study.models()) == 3 * (1 + 3 * 4 + 2 + 1 + 1 + 3)
+    assert len(read_upstream_recipe(RECIPES / name, changes={"size": "quick"}).models()) == 8
     with pytest.raises(InputError, match="upstream"):
         read_recipe(RECIPES / name)
 
 
 def test_an_arm_can_be_left_out(place: Path) -> None:
-    changes = {"upstream": {"arms": {"noise": False}}}
+    changes = {"upstream": {"arms": {"noise": False, "own": False}}}
     study = read_upstream_recipe(
         place / "recipe.toml", model=str(place / "model"), data=str(place / "corpus"), changes=changes
     )

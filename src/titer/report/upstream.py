@@ -21,7 +21,7 @@ from titer.report.tables import MISSING, Share, Table, Value, radius_text
 from titer.results.arms import Shares
 from titer.results.robustness import length_text
 from titer.results.study import StudyResults
-from titer.results.upstream import Level, UpstreamResults, read_upstream
+from titer.results.upstream import OWN_BASE, Level, UpstreamResults, read_upstream
 from titer.statistics.comparisons import Comparison, holm, paired
 from titer.statistics.intervals import Interval
 from titer.statistics.ranking import balanced_mean
@@ -95,13 +95,21 @@ def upstream_section(results: UpstreamResults) -> Section:
 
 def _facts(results: UpstreamResults) -> Iterator[str]:
     yield str(results.info["corpus"])
-    yield f"noise made for {results.info['surrogate']}"
+    surrogates = dict.fromkeys(_surrogate(results, name) for name in results.info["arms"])
+    yield f"noise made for {' and '.join(surrogates)}"
     yield f"{len(results.models)} models of {len(results.info['models'])}"
     images = sorted({len(arm.ids) for level in results.levels for arm in level.fits.values()})
     yield f"{'/'.join(map(str, images))} images"
 
 
+def _surrogate(results: UpstreamResults, arm: str) -> str:
+    named = str(results.info["arms"][arm].get("surrogate", results.info["surrogate"]))
+    return "each seed's own clean model" if named == OWN_BASE else named
+
+
 def _alarms(results: UpstreamResults) -> Iterator[str]:
+    for corpus, warnings in results.warnings.items():
+        yield from (f"{corpus}: {warning}." for warning in warnings)
     missing = [told["name"] for told in results.info["models"] if told["name"] not in {m.name for m in results.models}]
     if missing:
         yield f"Not finished: {', '.join(missing)} missing."
@@ -493,12 +501,14 @@ def _median(values: Sequence[float | None]) -> float | None:
 def _arms_table(results: UpstreamResults) -> Table:
     return Table(
         title="Kinds of noise",
-        caption="Made once at the largest ratio; the pairs of a smaller one are among them.",
-        columns=("name", "attack", "budget", "ratios", "settings"),
+        caption="Made once at the largest ratio, for each seed where it is made for the seed's own model; the pairs of a smaller "
+        "one are among them.",
+        columns=("name", "attack", "made for", "budget", "ratios", "settings"),
         rows=tuple(
             (
                 name,
                 str(told["attack"]),
+                _surrogate(results, name),
                 length_text(told["eps"], "linf"),
                 ", ".join(f"{100 * ratio:g} %" for ratio in told["ratios"]),
                 ", ".join(f"{key} = {value}" for key, value in told["settings"].items()) or MISSING,

@@ -15,6 +15,9 @@ from titer.results.arms import AttackArm, Shares
 from titer.results.study import StudyResults, is_study, read_study
 
 UPSTREAM = "upstream.json"
+CORPORA = "corpora"
+OWN_BASE = "base"
+"""In the place of a surrogate's name: noise is made for each seed's own clean model, which is as near as an attacker can get."""
 MEASURES = "measures"
 
 
@@ -38,6 +41,13 @@ class UpstreamModel:
 def model_name(arm: str | None, ratio: float, seed: int) -> str:
     """Name of a model's directory."""
     return f"clean-s{seed}" if arm is None else f"{arm}-{100 * ratio:g}-s{seed}"
+
+
+def corpus_directory(arm: str | None, surrogate: str, seed: int) -> str:
+    """Directory, below the study's, of the pairs that an arm noised for the models of a seed; None is the clean corpus."""
+    if arm is None:
+        return f"{CORPORA}/clean"
+    return f"{CORPORA}/{arm}/s{seed}" if surrogate == OWN_BASE else f"{CORPORA}/{arm}"
 
 
 def task_directory(model: str, task: str) -> str:
@@ -96,6 +106,7 @@ class UpstreamResults:
         levels: what heads reached under the study's first attack.
         studies: the comparison of each (model, task).
         measures: of each model, what upstream/study.py measured of its features.
+        warnings: of the noise, such as a surrogate at chance: corpus -> what was told.
     """
 
     path: Path
@@ -104,6 +115,7 @@ class UpstreamResults:
     levels: tuple[Level, ...]
     studies: Mapping[tuple[str, str], StudyResults]
     measures: Mapping[str, Mapping[str, Any]]
+    warnings: Mapping[str, tuple[str, ...]]
 
     def level(self, task: str, arm: str | None, ratio: float, method: str) -> Level | None:
         """The one of these, if any seed of it is there."""
@@ -142,7 +154,16 @@ def read_upstream(path: Path | str) -> UpstreamResults:
         if (file := path / MEASURES / f"{model.name}.json").exists()
     }
     there = tuple(model for model in models if any(name == model.name for name, _ in studies))
-    return UpstreamResults(path, info, there, tuple(_levels(models, studies)), studies, measured)
+    return UpstreamResults(path, info, there, tuple(_levels(models, studies)), studies, measured, _warnings(path))
+
+
+def _warnings(path: Path) -> dict[str, tuple[str, ...]]:
+    """What `craft` warned of, corpus by corpus."""
+    runs = sorted((path / CORPORA).glob("**/run.json"))
+    told = {run: json.loads(run.read_text(encoding="utf-8")).get("warnings", ()) for run in runs}
+    return {
+        run.parent.relative_to(path / CORPORA).as_posix(): tuple(warnings) for run, warnings in told.items() if warnings
+    }
 
 
 def _levels(models: Sequence[UpstreamModel], studies: Mapping[tuple[str, str], StudyResults]) -> list[Level]:

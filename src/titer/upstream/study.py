@@ -1,8 +1,9 @@
 """What noise upstream does downstream: corpora with more and more noise, a model from each, and heads on all of them.
 
-Below one directory, which goes on where it stopped: ``corpora/`` holds what was crafted (once for each arm, at its largest
-ratio: smaller ones are parts of it), ``models/`` what was pre-trained, ``tasks/MODEL/TASK`` a comparison of heads for each
-model, ``measures/`` what its features look like, and ``upstream.json`` says which model is what.
+Below one directory, which goes on where it stopped: ``corpora/`` holds what was crafted (once for each arm, or for each
+seed where the arm's surrogate is the seed's own clean model, at the largest ratio: smaller ones are parts of it),
+``models/`` what was pre-trained, ``tasks/MODEL/TASK`` a comparison of heads for each model, ``measures/`` what its features
+look like, and ``upstream.json`` says which model is what.
 """
 
 from __future__ import annotations
@@ -32,7 +33,15 @@ from titer.features.clean import clean_features
 from titer.models import load_model
 from titer.models.encoder import Encoder
 from titer.results.store import differences
-from titer.results.upstream import MEASURES, UPSTREAM, UpstreamModel, model_name, task_directory
+from titer.results.upstream import (
+    MEASURES,
+    OWN_BASE,
+    UPSTREAM,
+    UpstreamModel,
+    corpus_directory,
+    model_name,
+    task_directory,
+)
 from titer.upstream.craft import craft, noised_pairs
 from titer.upstream.pairs import captioned_images, plain
 from titer.upstream.pretrain import pretrain
@@ -55,6 +64,7 @@ class UpstreamArm:
         eps: linf budget of pictures, in [0, 1] pixels.
         settings: of the noise.
         ratios: shares of the pairs, above 0.
+        surrogate: model that it is made for; ``base`` is each seed's own clean model.
     """
 
     name: str
@@ -62,6 +72,7 @@ class UpstreamArm:
     eps: float
     settings: Mapping[str, Any]
     ratios: tuple[float, ...]
+    surrogate: str
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,8 @@ class UpstreamStudy:
     Args:
         comparison: heads, attacks and cells; its model and data are replaced by each model's and each task's.
         corpus: data set with captions, all splits of which are loaded.
-        surrogate: model that noise is made for.
+        surrogate: model that noise is made for where an arm names no other, and whose input size pictures are stored at;
+            ``base`` is each seed's own clean model.
         arms: kinds of noise.
         seeds: of pre-training.
         base: settings of the pre-training of one clean model for each seed.
@@ -139,16 +151,17 @@ def run_upstream(
     out = Path(out)
     tasks = {task: _task_name(task) for task in study.tasks}
     said = _begun(out, study, tasks, seed, command)
-    corpora = {"clean": _crafted(study, None, out, said["seed"], workers, device)}
-    for arm in study.arms:
-        corpora[arm.name] = _crafted(study, arm, out, said["seed"], workers, device)
+    _crafted(study, None, 0, out, said["seed"], workers, device)
     for start in study.seeds:
         pretrain(
-            study.comparison.model, str(corpora["clean"]), out=_base(out, start), settings=dict(study.base), seed=start,
-            workers=workers, device=device,
+            study.comparison.model, str(_noised(study, None, start, out)), out=_base(out, start),
+            settings=dict(study.base), seed=start, workers=workers, device=device,
         )  # fmt: skip
+    for arm in study.arms:
+        for start in study.seeds if arm.surrogate == OWN_BASE else study.seeds[:1]:
+            _crafted(study, arm, start, out, said["seed"], workers, device)
     for model in study.models():
-        path = _pretrained(study, model, corpora, out, said["seed"], workers, device)
+        path = _pretrained(study, model, out, said["seed"], workers, device)
         for task, name in tasks.items():
             cells = tuple(
                 cell
@@ -160,7 +173,7 @@ def run_upstream(
                 judged, out / task_directory(model.name, name), seed=said["seed"], device=device, workers=workers,
                 command=command,
             )  # fmt: skip
-        _measured(study, model, path, tasks, corpora, out, said["seed"], device)
+        _measured(study, model, path, tasks, out, said["seed"], device)
     return out
 
 
@@ -206,25 +219,37 @@ def _begun(out: Path, study: UpstreamStudy, tasks: Mapping[str, str], seed: int 
 
 
 def _crafted(
-    study: UpstreamStudy, arm: UpstreamArm | None, out: Path, seed: int, workers: int | None, device: str | None
-) -> Path:
-    """A corpus without noise, or at an arm's largest ratio."""
-    path = out / "corpora" / ("clean" if arm is None else arm.name)
-    shared: dict[str, Any] = {"out": path, "seed": seed, "workers": workers, "device": device}
-    if arm is None:
-        craft(study.surrogate, study.corpus, ratio=0.0, attack="random-noise", **shared)
-    else:
-        craft(
-            study.surrogate, study.corpus, ratio=max(arm.ratios), attack=arm.attack, eps=arm.eps, settings=arm.settings,
-            **shared,
-        )  # fmt: skip
-    return path
+    study: UpstreamStudy,
+    arm: UpstreamArm | None,
+    start: int,
+    out: Path,
+    seed: int,
+    workers: int | None,
+    device: str | None,
+) -> None:
+    """A corpus without noise, or at an arm's largest ratio for the models of a seed."""
+    named = study.surrogate if arm is None else arm.surrogate
+    if named == OWN_BASE:
+        named = study.comparison.model if arm is None else str(_base(out, start))
+    given: dict[str, Any] = (
+        {"ratio": 0.0, "attack": "random-noise"}
+        if arm is None
+        else {"ratio": max(arm.ratios), "attack": arm.attack, "eps": arm.eps, "settings": arm.settings}
+    )
+    path = _noised(study, arm, start, out)
+    craft(named, study.corpus, out=path, seed=seed, workers=workers, device=device, **given)
+
+
+def _noised(study: UpstreamStudy, arm: UpstreamArm | None, start: int, out: Path) -> Path:
+    """Where the corpus is that an arm noised for the models of a seed; None is the clean one."""
+    return out / corpus_directory(
+        None if arm is None else arm.name, study.surrogate if arm is None else arm.surrogate, start
+    )
 
 
 def _pretrained(
     study: UpstreamStudy,
     model: UpstreamModel,
-    corpora: Mapping[str, Path],
     out: Path,
     seed: int,
     workers: int | None,
@@ -233,7 +258,7 @@ def _pretrained(
     """What goes on from the clean model of its seed."""
     path = out / "models" / model.name
     pretrain(
-        str(_base(out, model.seed)), _corpus(model, corpora, seed), out=path, settings=dict(study.settings),
+        str(_base(out, model.seed)), corpus_of(study, model, out, seed), out=path, settings=dict(study.settings),
         seed=model.seed, workers=workers, device=device,
     )  # fmt: skip
     return path
@@ -244,13 +269,15 @@ def _base(out: Path, seed: int) -> Path:
     return out / "models" / f"base-s{seed}"
 
 
-def _corpus(model: UpstreamModel, corpora: Mapping[str, Path], seed: int) -> Data:
-    clean = load_all(str(corpora["clean"]))
-    if model.arm is None:
+def corpus_of(study: UpstreamStudy, model: UpstreamModel, out: Path, seed: int) -> Data:
+    """What a model is trained on: the clean corpus with the arm's noised pairs in it, as many as the ratio says."""
+    clean = load_all(_noised(study, None, model.seed, out))
+    arm = next((arm for arm in study.arms if arm.name == model.arm), None)
+    if arm is None:
         return clean
     chosen = noised_pairs(captioned_images(clean, _SPLIT), model.ratio, seed)
     ids = {sample for pair in chosen for sample, _ in pair.captions}
-    return mixed(clean, load_all(str(corpora[model.arm])), ids, f"{model.arm} {model.ratio:g}")
+    return mixed(clean, load_all(_noised(study, arm, model.seed, out)), ids, f"{model.arm} {model.ratio:g}")
 
 
 def mixed(clean: Data, noised: Data, ids: Collection[str], name: str) -> Data:
@@ -282,7 +309,6 @@ def _measured(
     model: UpstreamModel,
     path: Path,
     tasks: Mapping[str, str],
-    corpora: Mapping[str, Path],
     out: Path,
     seed: int,
     device: str | None,
@@ -300,8 +326,11 @@ def _measured(
         ]
         for task, name in tasks.items()
     }
-    clean = load_all(str(corpora["clean"]))
-    asked = {arm.name: _margins(encoder, clean, load_all(str(corpora[arm.name])), arm, seed) for arm in study.arms}
+    clean = load_all(_noised(study, None, model.seed, out))
+    asked = {
+        arm.name: _margins(encoder, clean, load_all(_noised(study, arm, model.seed, out)), arm, seed)
+        for arm in study.arms
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps({"spectra": spectra, "pairs": asked}) + "\n", encoding="utf-8")
