@@ -57,12 +57,33 @@ def partly_hidden(shown: Tensor) -> Tensor:
 def test_what_gradients_break_stays_and_queries_find_what_is_hidden_from_them() -> None:
     images = torch.stack([torch.full((3, 2, 2), 0.3), torch.full((3, 2, 2), 0.8)])
     labels, random = torch.zeros(2, dtype=torch.long), Random(0, "ensemble", ["dark", "bright"])
-    stages = list(AutoAttack(steps=1, queries=200).stages(partly_hidden, images, labels, Threat("linf", 0.05), random))
+    ensemble = AutoAttack(steps=1, queries=200).ladder(2, "linf")
+    stages = list(ensemble.stages(partly_hidden, images, labels, Threat("linf", 0.05), random))
     assert [name for name, _ in stages] == ["apgd-ce", "apgd-t", "fab-t", "square"]
     wrong = [(partly_hidden(found).argmax(dim=1) != 0).tolist() for _, found in stages]
     assert wrong[0][0]
     assert wrong[-1] == [True, True]
     assert torch.equal(stages[-1][1][0], stages[0][1][0])
+
+
+def test_up_a_ladder_it_finds_what_it_finds_at_each_budget_alone() -> None:
+    """A quadratic classifier, on which Auto-PGD is kept weak so that the search for the nearest wrong image has a part."""
+    normals = torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(2))
+
+    def model(shown: Tensor) -> Tensor:
+        rise = torch.einsum("bchw,kchw->bk", shown - 0.5, normals)
+        return rise + 0.3 * rise.square()
+
+    images = 0.5 + 0.05 * torch.randn(12, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    labels = model(images).argmax(dim=1)
+    attack, samples = AutoAttack(steps=4, queries=5), [str(place) for place in range(12)]
+    ladder = attack.ladder(4, "linf")
+    for epsilon in (0.005, 0.01, 0.02, 0.04):
+        alone, going_up = (
+            own(model, images, labels, Threat("linf", epsilon), Random(0, "ensemble", samples))
+            for own in (attack, ladder)
+        )
+        assert torch.allclose(alone, going_up, atol=1e-6)
 
 
 def test_settings_below_one_are_refused() -> None:

@@ -103,6 +103,61 @@ def test_an_image_within_the_budget_is_not_searched_further() -> None:
     assert len(asked) - few == 1 + 2 * 2 * 3
 
 
+def test_up_a_ladder_each_image_is_searched_once() -> None:
+    normals, asked = numbers(5, 4, 3, 6, 6), []
+
+    def model(shown: Tensor) -> Tensor:
+        asked.append(len(shown))
+        return torch.einsum("bchw,kchw->bk", shown - 0.5, normals)
+
+    images = torch.full((12, 3, 6, 6), 0.5) + 0.02 * numbers(6, 12, 3, 6, 6)
+    labels, streams = model(images).argmax(dim=1), Random(0, "fab", [str(place) for place in range(12)])
+    attack, active = FabT(steps=10), torch.ones(12, dtype=torch.bool)
+    ladder = attack.ladder(4, "linf")
+    _, far = attack.nearest(model, images, labels, Threat("linf", 1e-6), streams)
+    for place, epsilon in enumerate(far.sort().values[[1, 4, 7, 10]].tolist()):
+        shot = images[active], labels[active], Threat("linf", epsilon), streams.of(active)
+        alone = attack(model, *shot)
+        asked.clear()
+        found = ladder(model, *shot)
+        assert torch.allclose(found, alone, atol=1e-6)
+        assert len(asked) == (2 if place else 2 + 1 + 3 * 2 * 10)
+        wrong = model(found).argmax(dim=1) != labels[active]
+        active[active.clone()] = ~wrong
+        assert int(active.sum()) == (10, 7, 4, 1)[place]
+
+
+def test_an_image_that_joins_later_is_searched_then() -> None:
+    normals = numbers(5, 4, 3, 6, 6)
+
+    def model(shown: Tensor) -> Tensor:
+        return torch.einsum("bchw,kchw->bk", shown - 0.5, normals)
+
+    images = torch.full((6, 3, 6, 6), 0.5) + 0.02 * numbers(6, 6, 3, 6, 6)
+    labels, streams = model(images).argmax(dim=1), Random(0, "fab", [str(place) for place in range(6)])
+    ladder, some = FabT(steps=10).ladder(4, "l2"), torch.tensor([1, 4])
+    ladder(model, images[some], labels[some], Threat("l2", 1e-3), streams.of(some))
+    found = ladder(model, images, labels, Threat("l2", 1.0), streams)
+    assert (model(found).argmax(dim=1) != labels).all()
+
+
+def test_more_searches_start_within_half_of_the_distance_that_is_known() -> None:
+    """So that a ladder's first budget, however small, does not hold all searches near the clean image."""
+    starts = []
+
+    def model(shown: Tensor) -> Tensor:
+        starts.append(shown.detach().clone())
+        rise = shown.flatten(1).mean(1)
+        return torch.stack([torch.full_like(rise, 0.7), rise], dim=1)
+
+    images, labels = torch.full((1, 3, 2, 2), 0.5), torch.zeros(1, dtype=torch.long)
+    attack = FabT(steps=1, restarts=2)
+    _, distance = attack.nearest(model, images, labels, Threat("linf", 1e-3), Random(0, "fab", ["only"]))
+    assert 0.2 <= float(distance[0]) <= 0.22
+    moved = float((starts[3] - images).abs().max())  # the clean answer, then a gradient and an answer for each search
+    assert 0.02 < moved <= 0.11
+
+
 def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"steps": 0}, {"targets": 0}, {"overshoot": 0.9}, {"pull": 0.0}, {"bias": 1.5}):
         with pytest.raises(InputError, match=next(iter(wrong))):

@@ -99,6 +99,21 @@ def test_a_run_goes_on_where_it_stopped(data: Path, tmp_path: Path) -> None:
     assert timeless(run(data, tmp_path / "part", eps=budgets)) == timeless(whole)
 
 
+@pytest.mark.parametrize("name", ["fab-t", "autoattack"])
+@pytest.mark.parametrize("kept", [3, 13, 18])
+def test_what_is_known_from_smaller_budgets_is_found_again_after_a_stop(
+    name: str, kept: int, data: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "eps": [2 * GREY, 5 * GREY, 9 * GREY], "settings": {"steps": 5} | ({"queries": 5} if name == "autoattack" else {}),
+    }  # fmt: skip
+    whole = run(data, tmp_path / "whole", name, **options)
+    run(data, tmp_path / "part", name, **options)
+    file = tmp_path / "part" / "samples.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:kept]))
+    assert timeless(run(data, tmp_path / "part", name, **options)) == timeless(whole)
+
+
 def test_a_finished_run_does_nothing(data: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "run", eps=GREY, checks=True)
     before = (tmp_path / "run" / "samples.jsonl").read_bytes()
@@ -165,6 +180,9 @@ class Two:
 
     def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         return list(self.stages(model, images, labels, threat, random))[-1][1]
+
+    def ladder(self, classes: int, norm: Norm) -> Attack:
+        return self if norm == "linf" and classes == 2 else Pgd()
 
     def members(self, classes: int, norm: Norm) -> list[tuple[str, Attack]]:
         assert (classes, norm) == (2, "linf")

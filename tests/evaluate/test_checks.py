@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from titer.attacks import Model, Norm, Threat
+from titer.attacks import Model, Norm, Random, Threat
+from titer.attacks.pgd import Pgd
 from titer.evaluate.checks import SelfChecks
 
 SIDE, CLASSES, BATCH = 6, 3, 16
@@ -125,6 +126,45 @@ def test_without_another_model_nothing_is_transferred() -> None:
 def test_rounding_is_judged_from_a_grey_level_on() -> None:
     assert checks(threat=Threat("linf", 0.5 / 255)).rounding().verdict == "skipped"
     assert checks(threat=Threat("linf", 1.5 / 255)).rounding().verdict == "passed"
+
+
+def test_one_ascent_on_its_way_gives_what_ascents_of_so_many_steps_give() -> None:
+    made = checks()
+    for steps, found in made._images.items():
+        random = Random(0, "check\x00steps", made.samples)
+        alone = Pgd(steps=steps)(linear, made.images, made.labels, made.threat, random)
+        assert torch.equal(found, alone)
+
+
+@pytest.mark.parametrize("starts", [1, 4])
+def test_leaving_broken_images_alone_changes_no_count(starts: int) -> None:
+    made = checks()
+    for factor in (0.5, 1.0, 2.0):
+        threat = Threat("linf", factor * made.threat.epsilon)
+        attack = Pgd(steps=20, restarts=starts)
+        whole = attack(linear, made.images, made.labels, threat, Random(0, "check\x00any", made.samples))
+        assert torch.equal(made._holding(threat, "any", starts), linear(whole).argmax(dim=1) == made.labels)
+
+
+def test_the_checks_together_ask_for_few_answers() -> None:
+    """Of images, gradients counted as two answers more: the ascents alone, each in full, would ask for 15,400."""
+    asked = 0
+
+    def counted(images: Tensor) -> Tensor:
+        nonlocal asked
+        asked += len(images) * (3 if torch.is_grad_enabled() else 1)
+        return linear(images)
+
+    found = checks(counted).run()
+    assert not [check for check in found if check.verdict == "failed"]
+    assert asked < 12_000
+
+
+def test_what_another_attack_breaks_of_what_is_left_is_counted() -> None:
+    found = checks(reversed_gradient).noise()
+    assert found.detail.startswith(
+        f"of the {BATCH} images of {BATCH} that hold against pgd, 50 steps, 10 draws of noise breaks"
+    )
 
 
 def test_the_figures_are_those_of_the_images() -> None:

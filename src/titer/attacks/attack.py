@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -42,6 +42,19 @@ class Attack(Protocol):
         """
 
 
+@runtime_checkable
+class Laddered(Protocol):
+    """An attack that learns something of an image at one budget which it can use at the next larger one."""
+
+    def ladder(self, classes: int, norm: Norm) -> Attack:
+        """The same attack for one batch at rising budgets; it tells images apart by ``random.samples``.
+
+        Args:
+            classes: how many there are.
+            norm: of all budgets.
+        """
+
+
 class Random:
     """Random numbers for a batch of images, each from a stream of its own.
 
@@ -54,6 +67,7 @@ class Random:
     """
 
     def __init__(self, seed: int, purpose: str, samples: Sequence[str]) -> None:
+        self.samples = tuple(samples)
         self._streams = [_stream(f"{seed}\x00attack\x00{purpose}\x00{sample}") for sample in samples]
 
     def __len__(self) -> int:
@@ -61,9 +75,10 @@ class Random:
 
     def of(self, rows: Tensor) -> Random:
         """The streams of some rows (a mask or indices), which go on where they are."""
-        places = rows.nonzero().flatten() if rows.dtype == torch.bool else rows
+        places = (rows.nonzero().flatten() if rows.dtype == torch.bool else rows).tolist()
         part = Random(0, "", ())
-        part._streams = [self._streams[place] for place in places.tolist()]
+        part.samples = tuple(self.samples[place] for place in places)
+        part._streams = [self._streams[place] for place in places]
         return part
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:

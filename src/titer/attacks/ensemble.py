@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from titer.attacks.apgd import ApgdCe, ApgdT, check_counts
-from titer.attacks.attack import Attack, Model, Random, answers
+from titer.attacks.attack import Attack, Laddered, Model, Random, answers
 from titer.attacks.fab import FabT
 from titer.attacks.losses import margin
 from titer.attacks.pgd import better
@@ -53,13 +53,34 @@ class AutoAttack:
             ("square", Square(self.queries)),
         ]
 
+    def ladder(self, classes: int, norm: Norm) -> Ensemble:
+        """The members for one batch at rising budgets, those that can use what they learned at smaller ones."""
+        members = self.members(classes, norm)
+        return Ensemble(
+            [(name, own.ladder(classes, norm) if isinstance(own, Laddered) else own) for name, own in members]
+        )
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        """The worst of all members for each image."""
+        classes = answers(model, images[:1]).shape[1]
+        return Ensemble(self.members(classes, threat.norm))(model, images, labels, threat, random)
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Attacks by name, each on what the ones before left; the worst counts."""
+
+    members: Sequence[tuple[str, Attack]]
+
+    needs_gradient: ClassVar[bool] = True
+    norms: ClassVar[tuple[Norm, ...]] = AutoAttack.norms
+
     def stages(
         self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random
     ) -> Iterator[tuple[str, Tensor]]:
         """After each member its name and the images so far; what is wrong stays as it is."""
-        clean = answers(model, images)
-        best, highest = images.clone(), margin(clean, labels)
-        for name, member in self.members(clean.shape[1], threat.norm):
+        best, highest = images.clone(), margin(answers(model, images), labels)
+        for name, member in self.members:
             left = highest <= 0
             if bool(left.any()):
                 found = member(model, images[left], labels[left], threat, random.of(left))

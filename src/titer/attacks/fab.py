@@ -30,7 +30,8 @@ class FabT:
 
     Args:
         steps: of each search; each costs two answers and a gradient.
-        restarts: searches for each class; the first starts at the clean image, others at random within half of the budget.
+        restarts: searches for each class; the first starts at the clean image, others at random within half of the
+            distance that was found so far, of the budget where nothing was found.
         targets: most classes aimed at, the likeliest first.
         overshoot: a step's length, in distances to the plane.
         pull: how far a wrong image is pulled back, as the share of its distance that is kept.
@@ -63,9 +64,12 @@ class FabT:
     def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
         """The nearest wrong images, drawn into the budget where they are beyond it and that is better than nothing."""
         nearest, _ = self.nearest(model, images, labels, threat, random)
-        within = threat.project(nearest, images)
-        clean = margin(answers(model, images), labels)
-        return better(images, clean, within, margin(answers(model, within), labels))[0]
+        return _drawn_in(model, images, labels, threat, nearest)
+
+    def ladder(self, classes: int, norm: Norm) -> Once:
+        """The same for one batch at rising budgets, with one search for all of them."""
+        del classes, norm
+        return Once(self)
 
     def nearest(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Scored:
         """The nearest wrong image of each row and its distance; an image within the budget is not searched further.
@@ -90,7 +94,9 @@ class FabT:
                     return best, distance
                 start = images[left]
                 if restart:
-                    start = (start + random.of(left).within(start, threat)) / 2
+                    reach = torch.where(distance[left].isfinite(), distance[left], threat.epsilon) / threat.epsilon
+                    moved = random.of(left).within(start, threat) - start
+                    start = (start + reach.view(-1, 1, 1, 1) * moved / 2).clamp(0, 1)
                 found, far = self._searched(model, images[left], start, labels[left], aims[left], threat.norm)
                 best[left], closeness = better(best[left], -distance[left], found, -far)
                 distance[left] = -closeness
@@ -116,6 +122,37 @@ class FabT:
             distance = -closeness
             current = torch.where(wrong.view(-1, 1, 1, 1), clean + self.pull * (current - clean), current)
         return best, distance
+
+
+class Once:
+    """A search that is made once for each image, and serves every budget of a ladder: the nearest wrong image has none.
+
+    An image that a budget does not break was searched to the end there; its nearest wrong image is known from then on.
+    """
+
+    needs_gradient: ClassVar[bool] = True
+    norms: ClassVar[tuple[Norm, ...]] = FabT.norms
+
+    def __init__(self, search: FabT) -> None:
+        self._search = search
+        self._nearest: dict[str, Tensor] = {}
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:
+        """What ``FabT`` gives; only images that were never searched are searched."""
+        new = torch.tensor([sample not in self._nearest for sample in random.samples], device=images.device)
+        if bool(new.any()):
+            part = random.of(new)
+            found, _ = self._search.nearest(model, images[new], labels[new], threat, part)
+            self._nearest |= zip(part.samples, found, strict=True)
+        known = torch.stack([self._nearest[sample] for sample in random.samples])
+        return _drawn_in(model, images, labels, threat, known)
+
+
+def _drawn_in(model: Model, images: Tensor, labels: Tensor, threat: Threat, nearest: Tensor) -> Tensor:
+    """Nearest wrong images drawn into the budget, where that is better than the clean ones."""
+    within = threat.project(nearest, images)
+    clean = margin(answers(model, images), labels)
+    return better(images, clean, within, margin(answers(model, within), labels))[0]
 
 
 def to_plane(images: Tensor, slope: Tensor, gain: Tensor, norm: Norm) -> Tensor:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from titer.attacks import ATTACKS, Attack, Model, Norm, Random, Threat
-from titer.attacks.attack import ascend
+from titer.attacks.attack import Laddered, ascend
 from titer.attacks.threat import length, rising
 from titer.data.example import Data, Example
 from titer.errors import InputError, PictureError, RunError
@@ -59,6 +59,12 @@ class AttackPlan(Subject):
     def together(self) -> int:
         """Images attacked together. Fixed, so that no record depends on how the work was spread."""
         return 16 if self.encoder.device.type == "cpu" else 128
+
+    def laddered(self) -> Attack:
+        """The attack for one chunk at all budgets."""
+        if not isinstance(self.attack, Laddered):
+            return self.attack
+        return self.attack.ladder(len(self.data.classes), self.threats[0].norm)
 
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included; of an ensemble also what its members are for so many classes."""
@@ -272,13 +278,20 @@ class _Session:
         labels = torch.tensor([fields["label"] for _, fields in opened], device=images.device)
         model = self._model(prompts)
         clean = _answers(model, images, self.plan.encoder.name)
+        attack = self.plan.laddered()
         broken: dict[str, Record] = {}
-        for threat in self.plan.threats:
-            keys = [self.plan.key(fields["sample_id"], prompts, threat) for _, fields in opened]
-            if not all(key in self.writer.done for key in keys):
+        steps = [
+            (threat, [self.plan.key(fields["sample_id"], prompts, threat) for _, fields in opened])
+            for threat in self.plan.threats
+        ]
+        missing = [not all(key in self.writer.done for key in keys) for _, keys in steps]
+        # what an attack knows from smaller budgets is not in the records: it goes up the whole ladder again
+        again = any(missing) and attack is not self.plan.attack
+        for (threat, keys), lacks in zip(steps, missing, strict=True):
+            if lacks or again:
                 if self._too_late():
                     return
-                records = self._attacked(model, prompts, threat, opened, images, labels, clean, broken)
+                records = self._attacked(attack, model, prompts, threat, opened, images, labels, clean, broken)
                 with self.lock:
                     for record in records:
                         if key_of(record) not in self.writer.done:
@@ -323,6 +336,7 @@ class _Session:
 
     def _attacked(
         self,
+        attack: Attack,
         model: Model,
         prompts: str,
         threat: Threat,
@@ -340,10 +354,9 @@ class _Session:
         shown, answers = images.clone(), clean.clone()
         by: list[str | None] = [None] * len(samples)
         if bool(active.any()):
-            stages = _stages(
-                self.plan, self._target(prompts), images[active], labels[active], threat, random.of(active)
-            )
-            for stage, candidates in stages:
+            shot = self._target(prompts), images[active], labels[active], threat, random.of(active)
+            stages = getattr(attack, "stages", None)
+            for stage, candidates in [(self.plan.name, attack(*shot))] if stages is None else stages(*shot):
                 shown[active] = allowed(stage, candidates, images[active], threat)
                 answers = _answers(model, shown, self.plan.encoder.name)
                 by = [
@@ -431,17 +444,6 @@ def _telling(threats: Sequence[Threat], records: Sequence[Record], right: Collec
 
 
 _MEASURED = ("prediction", "linf", "l2", "l1", "rounded_prediction", "rounded_linf", "broken_by")
-
-
-def _stages(
-    chosen: AttackPlan, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random
-) -> Iterator[tuple[str, Tensor]]:
-    """The attack's images; of an ensemble those so far after each member, with its name."""
-    stages = getattr(chosen.attack, "stages", None)
-    if stages is None:
-        yield chosen.name, chosen.attack(model, images, labels, threat, random)
-    else:
-        yield from stages(model, images, labels, threat, random)
 
 
 def allowed(stage: str, attacked: Tensor, clean: Tensor, threat: Threat) -> Tensor:

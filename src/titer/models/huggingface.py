@@ -27,6 +27,7 @@ from titer.errors import InputError, unknown
 from titer.models.cards import terms_of
 from titer.models.encoder import Encoder
 from titer.models.injection import Injection
+from titer.models.patches import with_patches
 from titer.models.pixels import from_config
 from titer.models.weights import fingerprint_of, load_strictly, read_json, read_weights
 
@@ -249,6 +250,7 @@ class ImageTower(ProjectedTower):
 
     def __init__(self, vision: Any, projection: nn.Module) -> None:
         super().__init__(vision, projection)
+        with_patches(vision.embeddings)
         self.width: int = vision.config.hidden_size
         self.injections = tuple(map(Injection, (vision.embeddings, *vision.encoder.layers[:-1])))
         self.last = Injection(vision.encoder.layers[-1])
