@@ -12,6 +12,7 @@ import numpy as np
 
 from titer.errors import InputError
 from titer.results.arms import AttackArm, Shares
+from titer.results.store import Run, read_run
 from titer.results.study import StudyResults, is_study, read_study
 
 UPSTREAM = "upstream.json"
@@ -43,6 +44,11 @@ def model_name(arm: str | None, ratio: float, seed: int) -> str:
 def task_directory(model: str, task: str) -> str:
     """Directory, below the study's, of the comparison of heads on one model and task."""
     return f"tasks/{model}/{task}"
+
+
+def answers_directory(model: str, source: str) -> str:
+    """Directory, below the study's, of heads that answer questions on one model, and of the run that attacks them."""
+    return f"answers/{model}/{source}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +102,7 @@ class UpstreamResults:
         levels: what heads reached under the study's first attack.
         studies: the comparison of each (model, task).
         measures: of each model, what upstream/study.py measured of its features.
+        answers: the run of each (model, set of questions).
     """
 
     path: Path
@@ -104,6 +111,7 @@ class UpstreamResults:
     levels: tuple[Level, ...]
     studies: Mapping[tuple[str, str], StudyResults]
     measures: Mapping[str, Mapping[str, Any]]
+    answers: Mapping[tuple[str, str], Run]
 
     def level(self, task: str, arm: str | None, ratio: float, method: str) -> Level | None:
         """The one of these, if any seed of it is there."""
@@ -141,8 +149,14 @@ def read_upstream(path: Path | str) -> UpstreamResults:
         for model in models
         if (file := path / MEASURES / f"{model.name}.json").exists()
     }
+    answers = {
+        (model.name, name): read_run(directory)
+        for model in models
+        for name in ((info.get("questions") or {}).get("sets") or {}).values()
+        if (directory := path / answers_directory(model.name, name) / "run").is_dir()
+    }
     there = tuple(model for model in models if any(name == model.name for name, _ in studies))
-    return UpstreamResults(path, info, there, tuple(_levels(models, studies)), studies, measured)
+    return UpstreamResults(path, info, there, tuple(_levels(models, studies)), studies, measured, answers)
 
 
 def _levels(models: Sequence[UpstreamModel], studies: Mapping[tuple[str, str], StudyResults]) -> list[Level]:
