@@ -2,7 +2,8 @@
 
 `make check-openclip`: open_clip and timm ask for torchvision, whose PyPI build does not go with the CPU build of torch. So
 they get an environment of their own, without dependencies, and torchvision's detection operators, which nothing here calls,
-are declared before it is imported. Weights are random: no model is downloaded. Fails where features differ by more than 1e-5.
+are declared before it is imported. Weights are random: no model is downloaded. Fails where features differ by more than 1e-5,
+or where another number of weights is read than the library's towers have.
 """
 
 from __future__ import annotations
@@ -80,12 +81,17 @@ def shaken(model: Any) -> Any:
     with torch.no_grad():
         for weights in model.parameters():
             weights += 0.03 * torch.randn(weights.shape, generator=generator)
+        for name, counted in model.named_buffers():  # of a ResNet's normalisations
+            if name.endswith("running_mean"):
+                counted += 0.1 * torch.randn(counted.shape, generator=generator)
+            elif name.endswith("running_var"):
+                counted *= 0.5 + torch.rand(counted.shape, generator=generator)
     return model.eval()
 
 
 def clips(library: Any, root: Path) -> Iterator[tuple[str, Any, Any, Encoder]]:
     """Architectures by name: (what, open_clip's model, its tokenizer, the encoder)."""
-    for name in ("ViT-S-32", "ViT-B-32-quickgelu"):
+    for name in ("ViT-S-32", "ViT-B-32-quickgelu", "RN50-quickgelu", "coca_ViT-B-32"):
         model = shaken(library.create_model(name))
         file = root / name / "checkpoint.pt"
         file.parent.mkdir()
@@ -130,6 +136,11 @@ def features(model: Any, tokenizer: Callable[[list[str]], Tensor], encoder: Enco
         return largest(encoder.encode_image(images), theirs), largest(encoder.encode_text(TEXTS), words)
 
 
+def read_weights(model: Any) -> int:
+    """Numbers of weights of the towers and the logit scale: what CoCa writes captions with is not read."""
+    return sum(weights.numel() for name, weights in model.named_parameters() if not name.startswith("text_decoder."))
+
+
 def pictures(library: Any, encoder: Encoder) -> dict[str, float]:
     """Largest difference of prepared pictures, in grey levels of 255: theirs are rounded to 8 bits after resizing."""
     transform = library.transform.image_transform(encoder.size, is_train=False, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -154,6 +165,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         for what, model, tokenizer, encoder in (*clips(library, root), biomed(library, root)):
+            if encoder.parameters != read_weights(model):
+                sys.exit(f"{what}: {encoder.parameters} weights are read, {read_weights(model)} are there")
             of_images, of_texts = features(model, tokenizer, encoder)
             worst = max(worst, of_images, of_texts)
             print(f"| {what} | {of_images:.1e} | {of_texts:.1e} |", flush=True)

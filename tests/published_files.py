@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ BIOMED: dict[str, Any] = {
         "hf_proj_type": "mlp", "hf_pooler_type": "cls_last_hidden_state_pooler", "context_length": 24,
     },
 }  # fmt: skip
+RESNET: dict[str, Any] = {**CLIP, "vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8}}
 COCA: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {**CLIP["vision_cfg"], "attentional_pool": True, "attn_pooler_queries": 5, "output_tokens": True},
@@ -104,6 +106,31 @@ class Filler:
             **self.norm(norm, dim),
         }
 
+    def batch_norm(self, name: str, channels: int) -> Weights:
+        counted = {"running_mean": self(channels), "running_var": 0.5 + self(channels).abs()}
+        kept = {f"{name}.{what}": tensor for what, tensor in counted.items()}
+        return {**self.norm(name, channels), **kept, f"{name}.num_batches_tracked": torch.tensor(7)}
+
+    def convolution(self, name: str, norm: str, into: int, out: int, side: int) -> Weights:
+        return {f"{name}.weight": self(out, into, side, side) / into**0.5, **self.batch_norm(norm, out)}
+
+    def stages(self, prefix: str, blocks: list[int], width: int) -> Weights:
+        """Those of a ResNet, whose blocks have the same names and shapes in CLIP and in torchvision."""
+        found: Weights = {}
+        into = width
+        for stage, count in enumerate(blocks):
+            channels = width * 2**stage
+            for place in range(count):
+                name = f"{prefix}layer{stage + 1}.{place}."
+                for part, (inner, out, side) in enumerate(
+                    ((into, channels, 1), (channels, channels, 3), (channels, 4 * channels, 1)), 1
+                ):
+                    found |= self.convolution(f"{name}conv{part}", f"{name}bn{part}", inner, out, side)
+                if not place:
+                    found |= self.convolution(f"{name}downsample.0", f"{name}downsample.1", into, 4 * channels, 1)
+                into = 4 * channels
+        return found
+
     def resblocks(self, prefix: str, layers: int, width: int, norms: tuple[str, ...] = ("ln_1", "ln_2")) -> Weights:
         found: Weights = {}
         for layer in range(layers):
@@ -139,6 +166,21 @@ def clip_weights(config: dict[str, Any] = CLIP, seed: int = 0) -> Weights:
         "text_projection": fill(narrow, dim),
         "logit_scale": torch.tensor(3.0),
     }
+
+
+def resnet_weights(config: dict[str, Any] = RESNET, seed: int = 5) -> Weights:
+    """A CLIP with a ResNet under the names of OpenAI and open_clip."""
+    fill, vision, dim = Filler(seed), config["vision_cfg"], config["embed_dim"]
+    width = vision["width"]
+    wide, half = 32 * width, width // 2
+    text = {name: tensor for name, tensor in clip_weights(CLIP, seed).items() if not name.startswith("visual.")}
+    found = {**text, **fill.stages("visual.", vision["layers"], width)}
+    for place, (into, out) in enumerate(((3, half), (half, half), (half, width)), 1):
+        found |= fill.convolution(f"visual.conv{place}", f"visual.bn{place}", into, out, 3)
+    found["visual.attnpool.positional_embedding"] = fill((vision["image_size"] // 32) ** 2 + 1, wide)
+    for part in ("q_proj", "k_proj", "v_proj"):
+        found |= fill.linear(f"visual.attnpool.{part}", wide, wide)
+    return found | fill.linear("visual.attnpool.c_proj", dim, wide)
 
 
 def coca_text_weights(fill: Filler, config: dict[str, Any]) -> Weights:
@@ -338,11 +380,21 @@ def swin_weights(fill: Filler, width: int = 4, window: int = 7, dim: int = 8) ->
     return found
 
 
-def medclip_weights(seed: int = 2) -> Weights:
+def medclip_resnet_weights(fill: Filler, width: int = 8, dim: int = 8) -> Weights:
+    """torchvision's ResNet, of fewer blocks, with a last layer to MedCLIP's space."""
+    root = "vision_model.model."
+    return {
+        **fill.convolution(f"{root}conv1", f"{root}bn1", 3, width, 7),
+        **fill.stages(root, [1, 2, 1, 1], width),
+        f"{root}fc.weight": fill(dim, 32 * width),
+    }
+
+
+def medclip_weights(seed: int = 2, vision: Callable[[Filler], Weights] = swin_weights) -> Weights:
     """A MedCLIP as released: the pooler of its BERT is there and unused."""
     fill = Filler(seed)
     return {
-        **swin_weights(fill),
+        **vision(fill),
         **bert_weights(fill, "text_model.model.", 64, layers=3),
         **fill.linear("text_model.model.pooler.dense", 64, 64),
         "text_model.projection_head.weight": fill(8, 64),

@@ -26,7 +26,7 @@ from titer.results.robustness import check_budgets
 from titer.results.study import ALL_SHOTS, ZERO_SHOT, Shots
 from titer.typed import FRACTION, number
 from titer.upstream.noises import build_noise
-from titer.upstream.study import UpstreamArm, UpstreamStudy
+from titer.upstream.study import UpstreamArm, UpstreamQuestions, UpstreamStudy
 
 Table = dict[str, Any]
 Described = TypeVar("Described", Study, UpstreamStudy)
@@ -54,10 +54,11 @@ _OWN = ("method", "guarantee", "baseline", "shots", "seeds", "per_sigma", "cells
 _OF_ATTACK = ("method", "norm", "eps", "checks")
 """Keys of an attack that are the comparison's; all others are settings of the method."""
 
-_UPSTREAM = ("corpus", "surrogate", "tasks", "seeds", "base", "pretraining", "arms", "only")
+_UPSTREAM = ("corpus", "surrogate", "tasks", "seeds", "base", "pretraining", "arms", "only", "questions")
 _OF_UPSTREAM = ("attack", "eps", "ratios", "surrogate")
 """Keys of an arm of upstream noise that are the study's; all others are settings of the noise."""
 
+_QUESTIONS = ("sets", "heads", "fusion", "attack", "eps", "limit", "allow")
 _GRID = ("shots", "seeds", "sigma")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -262,7 +263,32 @@ def _upstream(recipe: Table, model: str | None, corpus: str | None) -> UpstreamS
         settings=_nested(_table(table, "pretraining")),
         tasks=tasks,
         only=only,
+        questions=_questions(_table(table, "questions", _QUESTIONS)),
     )
+
+
+def _questions(table: Table) -> UpstreamQuestions | None:
+    """What is asked of each model; nothing where no set is named."""
+    place = "[upstream.questions]"
+    sets = _names(f"{place} sets", table.get("sets", ()))
+    if not sets:
+        return None
+    attack = _table(table, "attack")
+    try:
+        eps = _lengths("eps", table.get("eps", "1/255"))
+        check_budgets("eps", eps, "linf")
+        return UpstreamQuestions(
+            sets=sets,
+            heads=_names(f"{place} heads", table.get("heads", ("linear",))),
+            fusion=_nested(_table(table, "fusion")),
+            attack=str(attack.get("method", "pgd")),
+            eps=eps,
+            settings=_nested(_settings(attack, ("method",))),
+            limit=table.get("limit"),
+            allow=_names(f"{place} allow", table.get("allow", ())),
+        )
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
 
 
 def _upstream_arm(name: str, table: Any, surrogate: str) -> UpstreamArm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class Wording:
 
     Args:
         words: label -> text, or list of texts, in order of the classes' indices; the set's labels, written with spaces,
-            where None.
+            where None. A class that is called differently in two layouts has both labels, as ``NC|0``.
         template: around each text; ``{}`` is where it goes.
     """
 
@@ -37,11 +37,21 @@ class Wording:
 
     def classes(self, labels: Iterable[str]) -> tuple[ClassText, ...]:
         """The classes, with whole texts; of ``labels`` in their order where there are no words."""
-        words = {label: _spaced(label) for label in labels} if self.words is None else self.words
+        known = list(labels)
+        given = {label: _spaced(label) for label in known} if self.words is None else self.words
+        words = {_called(label, known): value for label, value in given.items()}
         return tuple(
             ClassText(label, tuple(self.template.replace("{}", text) for text in _texts("classes", label, value)))
             for label, value in words.items()
         )
+
+
+def _called(label: str, known: Sequence[str]) -> str:
+    """Which of a class's labels a data set has; the first if none."""
+    if label in known:
+        return label
+    ways = label.split("|")
+    return next((way for way in ways if way in known), ways[0])
 
 
 def reworded(data: Data, wording: Wording) -> Data:

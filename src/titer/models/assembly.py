@@ -18,6 +18,21 @@ from titer.models.weights import Weights, fingerprint_of
 
 
 @dataclass(frozen=True, eq=False)
+class Vision:
+    """An image tower.
+
+    Args:
+        tower: with the weights.
+        size: of its input, in pixels.
+        made_of: in words.
+    """
+
+    tower: ProjectedTower
+    size: int
+    made_of: str
+
+
+@dataclass(frozen=True, eq=False)
 class Text:
     """A text tower.
 

@@ -119,18 +119,22 @@ def load_network(
         device=device,
         dtype=dtype,
         upstream=_upstream(directory / "upstream.json"),
-        architecture=f"{kind}: {described(config.vision_config, config.text_config, length)}",
+        architecture=f"{kind}: {described_vision(config.vision_config)}; {described_text(config.text_config, length)}",
     )
     return encoder, model
 
 
-def described(vision: Any, text: Any, length: int) -> str:
-    """What two configurations say of their transformers, in words."""
+def described_vision(config: Any) -> str:
+    """What a configuration says of a ViT, in words."""
     return (
-        f"{vision.num_hidden_layers} layers of {vision.hidden_size} on patches of {vision.patch_size} pixels "
-        f"({vision.hidden_act}); text: {text.num_hidden_layers} layers of {text.hidden_size}, {length} tokens "
-        f"({text.hidden_act})"
+        f"{config.num_hidden_layers} layers of {config.hidden_size} on patches of {config.patch_size} pixels "
+        f"({config.hidden_act})"
     )
+
+
+def described_text(config: Any, length: int) -> str:
+    """What a configuration says of a text's transformer, in words."""
+    return f"text: {config.num_hidden_layers} layers of {config.hidden_size}, {length} tokens ({config.hidden_act})"
 
 
 def content_of(directory: Path, config_file: dict[str, Any]) -> tuple[str, ...]:
@@ -231,7 +235,7 @@ class ProjectedTower(nn.Module):
 
     def __init__(self, vision: Any, projection: nn.Module) -> None:
         super().__init__()
-        self.dim = int(getattr(projection, "out_features", vision.config.hidden_size))
+        self.dim = projection.out_features if isinstance(projection, nn.Linear) else int(vision.config.hidden_size)
         self.vision: nn.Module = vision
         self.projection = projection
 

@@ -1,4 +1,4 @@
-"""MedCLIP with a Swin Transformer (Wang et al., EMNLP 2022, arXiv 2210.10163), rebuilt from transformers' modules.
+"""MedCLIP (Wang et al., EMNLP 2022, arXiv 2210.10163), with its Swin Transformer or its ResNet-50.
 
 The package ``medclip`` does not work with current transformers; its released ``pytorch_model.bin`` is read here.
 """
@@ -14,11 +14,12 @@ from torch import nn
 from transformers import SwinConfig, SwinModel
 
 from titer.errors import InputError
-from titer.models.assembly import assemble, scale_of
+from titer.models.assembly import Vision, assemble, scale_of
 from titer.models.bert import mean_of_three, read_bert
 from titer.models.encoder import Encoder
 from titer.models.huggingface import ProjectedTower
 from titer.models.pixels import Preprocess
+from titer.models.resnet import ResNet, ResNetTower, without_counters
 from titer.models.weights import Origin, Weights, count_layers, load_strictly, read_tensors, shape_of
 
 _SIZE, _MEAN, _STD = 224, 0.5862785803043838, 0.27950088968644304
@@ -58,32 +59,50 @@ def load(text: str, device: torch.device, dtype: torch.dtype) -> Encoder:
     file = Path(text) / "pytorch_model.bin" if Path(text).is_dir() else Path(text)
     if not text or not file.is_file():
         raise InputError(
-            f"medclip:{text}: no such file; expected medclip:PATH to the pytorch_model.bin of medclip-vit, or to its "
-            "directory (github.com/RyanWangZf/MedCLIP names the archive)"
+            f"medclip:{text}: no such file; expected medclip:PATH to the pytorch_model.bin of medclip-vit or medclip-resnet, or "
+            "to its directory (github.com/RyanWangZf/MedCLIP names the archive)"
         )
     weights = read_tensors(file)
     scale = scale_of(weights, file)
     visual = {key: tensor for key, tensor in weights.items() if key.startswith("vision_model.")}
     words = {key: tensor for key, tensor in weights.items() if key not in (*visual, "logit_scale")}
-    image = _swin(visual, file)
-    bert = read_bert(words, "text_model.model.", "text_model.projection_head.", image.dim, mean_of_three, file)
+    image = (_resnet if f"{_VISION}fc.weight" in visual else _swin)(visual, file)
+    bert = read_bert(words, "text_model.model.", "text_model.projection_head.", image.tower.dim, mean_of_three, file)
     read = bert.beside(file.parent, _WORDS, _LENGTH)
     return assemble(
         f"medclip:{Path(text).resolve().name}",
-        image,
+        image.tower,
         read,
-        Preprocess(size=_SIZE, mean=(_MEAN,) * 3, std=(_STD,) * 3, mode="pad"),
+        Preprocess(size=image.size, mean=(_MEAN,) * 3, std=(_STD,) * 3, mode="pad"),
         scale.clamp(0, _LARGEST_SCALE),
         weights,
         {},
-        f"medclip: Swin Transformer; text: {read.config.num_hidden_layers} layers of {read.config.hidden_size}, "
+        f"medclip: {image.made_of}; text: {read.config.num_hidden_layers} layers of {read.config.hidden_size}, "
         f"{_LENGTH} tokens",
         device,
         dtype,
     )
 
 
-def _swin(weights: Weights, file: Path) -> SwinTower:
+def _resnet(weights: Weights, file: Path) -> Vision:
+    """The image tower as torchvision names its tensors, the last layer being the projection.
+
+    Raises:
+        InputError: if they are not those of a ResNet of such blocks.
+    """
+    dim, inner = shape_of(weights, f"{_VISION}fc.weight", 2, file)
+    width = shape_of(weights, f"{_VISION}conv1.weight", 4, file)[0]
+    blocks = [count_layers(weights, f"{_VISION}layer{stage}.") for stage in range(1, 5)]
+    tower = ResNetTower(ResNet(blocks, width), nn.Linear(inner, dim, bias=False))
+
+    def origin(name: str) -> Origin:
+        return Origin(re.sub(r"^projection", f"{_VISION}fc", re.sub(r"^vision\.", _VISION, name)))
+
+    load_strictly(tower, without_counters(weights), file, origin)
+    return Vision(tower, _SIZE, "ResNet-50")
+
+
+def _swin(weights: Weights, file: Path) -> Vision:
     """The image tower, of the sizes that the tensors have.
 
     Raises:
@@ -91,12 +110,10 @@ def _swin(weights: Weights, file: Path) -> SwinTower:
     """
     constants = ("relative_position_index", "attention_mask")
     held = {name: tensor for name, tensor in weights.items() if not name.endswith(constants)}
-    if "vision_model.model.fc.weight" in held:
-        raise InputError(f"{file} holds MedCLIP with a ResNet-50, which is not read here; take medclip-vit")
     config, dim = _config(held, file), shape_of(held, "vision_model.projection_head.weight", 2, file)[0]
     tower = SwinTower(SwinModel(config), nn.Linear(config.hidden_size, dim, bias=False))
     load_strictly(tower, held, file, _origin)
-    return tower
+    return Vision(tower, _SIZE, "Swin Transformer")
 
 
 def _config(weights: Weights, file: Path) -> Any:

@@ -18,6 +18,7 @@ from titer.report.page import template, write_page
 from titer.report.parts import Drawing, Part
 from titer.report.plots import levels_figure
 from titer.report.tables import MISSING, Share, Table, Value, radius_text
+from titer.results.answered import accuracies
 from titer.results.arms import Shares
 from titer.results.robustness import length_text
 from titer.results.study import StudyResults
@@ -84,6 +85,7 @@ def upstream_section(results: UpstreamResults) -> Section:
         parts=(
             *(_task_part(results, task) for task in tasks),
             *_beside_parts(results),
+            *_question_parts(results),
             *_feature_parts(results),
             Part("Costs", tables=(_cost_table(results),)),
         ),
@@ -496,6 +498,26 @@ def _cost_table(results: UpstreamResults) -> Table:
 def _median(values: Sequence[float | None]) -> float | None:
     there = [value for value in values if value is not None]
     return float(np.median(there)) if there else None
+
+
+def _question_parts(results: UpstreamResults) -> Iterator[Part]:
+    """Accuracy of answers for each set of questions."""
+    for name in dict.fromkeys(source for _, source in results.answers):
+        runs = {model: run for (model, source), run in results.answers.items() if source == name}
+        table = Table(
+            title="Questions answered rightly",
+            caption="All questions, with 95 % intervals over pictures. Without a look: the commonest training answer to the same "
+            "question. Under attack: right before and after.",
+            columns=("model", "head", "budget", "without a look", "clean", "under attack"),
+            rows=tuple(
+                (model, row.prompts, length_text(row.eps, "linf"),
+                 *(Share(share, row.questions) for share in (row.prior, row.clean, row.attacked)))
+                for model, run in runs.items()
+                for row in accuracies(run)
+                if row.kind == "all"
+            ),
+        )  # fmt: skip
+        yield Part(f"Questions: {name}", tables=(table,))
 
 
 def _arms_table(results: UpstreamResults) -> Table:

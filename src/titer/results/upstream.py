@@ -12,6 +12,7 @@ import numpy as np
 
 from titer.errors import InputError
 from titer.results.arms import AttackArm, Shares
+from titer.results.store import Run, read_run
 from titer.results.study import StudyResults, is_study, read_study
 
 UPSTREAM = "upstream.json"
@@ -53,6 +54,11 @@ def corpus_directory(arm: str | None, surrogate: str, seed: int) -> str:
 def task_directory(model: str, task: str) -> str:
     """Directory, below the study's, of the comparison of heads on one model and task."""
     return f"tasks/{model}/{task}"
+
+
+def answers_directory(model: str, source: str) -> str:
+    """Directory, below the study's, of heads that answer questions on one model, and of the run that attacks them."""
+    return f"answers/{model}/{source}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +113,7 @@ class UpstreamResults:
         studies: the comparison of each (model, task).
         measures: of each model, what upstream/study.py measured of its features.
         warnings: of the noise, such as a surrogate at chance: corpus -> what was told.
+        answers: the run of each (model, set of questions).
     """
 
     path: Path
@@ -116,6 +123,7 @@ class UpstreamResults:
     studies: Mapping[tuple[str, str], StudyResults]
     measures: Mapping[str, Mapping[str, Any]]
     warnings: Mapping[str, tuple[str, ...]]
+    answers: Mapping[tuple[str, str], Run]
 
     def level(self, task: str, arm: str | None, ratio: float, method: str) -> Level | None:
         """The one of these, if any seed of it is there."""
@@ -153,8 +161,16 @@ def read_upstream(path: Path | str) -> UpstreamResults:
         for model in models
         if (file := path / MEASURES / f"{model.name}.json").exists()
     }
+    answers = {
+        (model.name, name): read_run(directory)
+        for model in models
+        for name in ((info.get("questions") or {}).get("sets") or {}).values()
+        if (directory := path / answers_directory(model.name, name) / "run").is_dir()
+    }
     there = tuple(model for model in models if any(name == model.name for name, _ in studies))
-    return UpstreamResults(path, info, there, tuple(_levels(models, studies)), studies, measured, _warnings(path))
+    return UpstreamResults(
+        path, info, there, tuple(_levels(models, studies)), studies, measured, _warnings(path), answers
+    )
 
 
 def _warnings(path: Path) -> dict[str, tuple[str, ...]]:

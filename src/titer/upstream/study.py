@@ -2,8 +2,9 @@
 
 Below one directory, which goes on where it stopped: ``corpora/`` holds what was crafted (once for each arm, or for each
 seed where the arm's surrogate is the seed's own clean model, at the largest ratio: smaller ones are parts of it),
-``models/`` what was pre-trained, ``tasks/MODEL/TASK`` a comparison of heads for each model, ``measures/`` what its features
-look like, and ``upstream.json`` says which model is what.
+``models/`` what was pre-trained, ``tasks/MODEL/TASK`` a comparison of heads for each model, ``answers/MODEL/SET`` heads that
+answer questions and the run that attacks them, ``measures/`` what its features look like, and ``upstream.json`` says which
+model is what.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from titer.attacks.words import cut
 from titer.data import load_data
 from titer.data.example import Data, Example
 from titer.data.load import load_all
+from titer.defenses.adapter import CONFIG, WEIGHTS, build_defense
 from titer.errors import InputError, PictureError, RunError, unknown
+from titer.evaluate.answering import attack_answers
+from titer.evaluate.fitting import fit
 from titer.evaluate.machine import default_workers
 from titer.evaluate.retrieval import Captioned
 from titer.evaluate.study import Study, run_study
@@ -38,6 +42,7 @@ from titer.results.upstream import (
     OWN_BASE,
     UPSTREAM,
     UpstreamModel,
+    answers_directory,
     corpus_directory,
     model_name,
     task_directory,
@@ -76,6 +81,35 @@ class UpstreamArm:
 
 
 @dataclass(frozen=True)
+class UpstreamQuestions:
+    """Questions that each model's tokens are to answer.
+
+    Args:
+        sets: data sets with questions.
+        heads: of ``fusion``, each fitted on all questions of ``train``.
+        fusion: its other settings.
+        attack: on the questions of ``test``.
+        eps: budgets, linf, in [0, 1] pixels.
+        settings: of the attack.
+        limit: questions that are attacked; all where None.
+        allow: ``overlap`` for sets that ask about the same pictures in both splits, as VQA-RAD does.
+    """
+
+    sets: tuple[str, ...]
+    heads: tuple[str, ...]
+    fusion: Mapping[str, Any]
+    attack: str
+    eps: tuple[float, ...]
+    settings: Mapping[str, Any]
+    limit: int | None
+    allow: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for head in self.heads:
+            build_defense("fusion", {"head": head, **self.fusion})
+
+
+@dataclass(frozen=True)
 class UpstreamStudy:
     """A study of upstream noise, as a recipe says it.
 
@@ -90,6 +124,7 @@ class UpstreamStudy:
         settings: of the pre-training that goes on from there, on each corpus; ratio 0 included.
         tasks: data sets on which heads are fitted and judged.
         only: cells that are judged for some models alone: cell -> names of models.
+        questions: that heads on each model answer, where there are any.
     """
 
     comparison: Study
@@ -101,6 +136,7 @@ class UpstreamStudy:
     settings: Mapping[str, Any]
     tasks: tuple[str, ...]
     only: Mapping[str, tuple[str, ...]]
+    questions: UpstreamQuestions | None = None
 
     def __post_init__(self) -> None:
         for place, settings in (("base", self.base), ("pretraining", self.settings)):
@@ -173,8 +209,36 @@ def run_upstream(
                 judged, out / task_directory(model.name, name), seed=said["seed"], device=device, workers=workers,
                 command=command,
             )  # fmt: skip
+        if study.questions is not None:
+            _answered(study.questions, model, path, out, said["seed"], workers, device)
         _measured(study, model, path, tasks, out, said["seed"], device)
     return out
+
+
+def _answered(
+    asked: UpstreamQuestions,
+    model: UpstreamModel,
+    path: Path,
+    out: Path,
+    seed: int,
+    workers: int | None,
+    device: str | None,
+) -> None:
+    """Heads on a model that answer questions, and an attack on all of them."""
+    for source in asked.sets:
+        place = out / answers_directory(model.name, _task_name(source))
+        heads = [place / "prompts" / head for head in asked.heads]
+        for head in heads:
+            if not (head / CONFIG).exists():
+                (head / WEIGHTS).unlink(missing_ok=True)  # of a fit that was interrupted between its two files
+                fit(
+                    "fusion", str(path), source, out=head, seed=model.seed, allow=asked.allow, device=device,
+                    settings={"head": head.name, **asked.fusion},
+                )  # fmt: skip
+        attack_answers(
+            str(path), source, asked.attack, prompts=[str(head) for head in heads], out=place / "run", eps=asked.eps,
+            settings=dict(asked.settings), seed=seed, workers=workers, device=device, limit=asked.limit, allow=asked.allow,
+        )  # fmt: skip
 
 
 def _task_name(task: str) -> str:
@@ -195,6 +259,12 @@ def _begun(out: Path, study: UpstreamStudy, tasks: Mapping[str, str], seed: int 
         "base": dict(study.base),
         "settings": dict(study.settings),
         "tasks": dict(tasks),
+        "questions": None
+        if study.questions is None
+        else {
+            **dataclasses.asdict(study.questions),
+            "sets": {source: _task_name(source) for source in study.questions.sets},
+        },
         "arms": {arm.name: {**dataclasses.asdict(arm), "ratios": list(arm.ratios)} for arm in study.arms},
         "models": [dataclasses.asdict(model) for model in study.models()],
     }
@@ -202,8 +272,8 @@ def _begun(out: Path, study: UpstreamStudy, tasks: Mapping[str, str], seed: int 
     if file.exists():
         earlier = json.loads(file.read_text(encoding="utf-8"))
         now = json.loads(json.dumps(said | {"seed": earlier["seed"] if seed is None else seed}))
-        fixed = ("seed", "model", "corpus", "surrogate", "base", "settings")
-        found = differences({key: earlier[key] for key in fixed}, {key: now[key] for key in fixed})
+        fixed = ("seed", "model", "corpus", "surrogate", "base", "settings", "questions")
+        found = differences({key: earlier.get(key) for key in fixed}, {key: now[key] for key in fixed})
         if found:
             raise InputError(f"{out} belongs to another study: {'; '.join(found)}; choose another --out")
         said = now

@@ -138,7 +138,7 @@ def test_a_directory_in_both_layouts_is_read_as_hugging_faces(directory: Path) -
             "holds a CoCa; give its own architecture, such as open_clip:coca_ViT",
         ),
         ({"visual.attn_pool_contrast.query": torch.zeros(1)}, "holds CONCH; give open_clip:conch_ViT-B-16/PATH"),
-        ({"visual.layer1.0.conv1.weight": torch.zeros(1)}, "a CLIP with a ResNet"),
+        ({"visual.layer1.0.conv1.weight": torch.zeros(1)}, "a CLIP with a ResNet; give its own architecture"),
     ],
 )
 def test_tensors_that_do_not_fit_are_named_as_the_file_does(

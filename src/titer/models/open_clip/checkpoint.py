@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -12,7 +11,7 @@ from titer.errors import InputError, unknown
 from titer.models import huggingface
 from titer.models.assembly import assemble, scale_of
 from titer.models.encoder import Encoder
-from titer.models.huggingface import described, fetch
+from titer.models.huggingface import described_text, fetch
 from titer.models.open_clip.coca import without_captions
 from titer.models.open_clip.config import CONFIG, Told, architectures, read_told, told_by_name
 from titer.models.open_clip.towers import read_text, read_vision
@@ -25,7 +24,6 @@ _HUB = "hf-hub:"
 _CONSTANTS = ("attn_mask", "text.attn_mask", "input_resolution", "context_length", "vocab_size", "logit_bias")
 """Stored beside the weights by some versions. SigLIP's bias is the same for all classes: no answer depends on it."""
 _OTHERS = {
-    "visual.layer1.": "a CLIP with a ResNet, which is not read here; take one with a ViT",
     "vision_model.": "a model in Hugging Face layout; give its directory, without open_clip:",
     "base_model.": "an adapter of PEFT and no model",
 }
@@ -33,6 +31,7 @@ _COCA = {
     "visual.attn_pool_contrast.": "CONCH; give open_clip:conch_ViT-B-16/PATH",
     "visual.attn_pool.": "a CoCa; give its own architecture, such as open_clip:coca_ViT-B-32/PATH",
 }
+_RESNET = {"visual.layer1.": "a CLIP with a ResNet; give its own architecture, such as open_clip:RN50-quickgelu/PATH"}
 
 
 def looks_like(directory: Path) -> bool:
@@ -106,7 +105,8 @@ def _name(where: str) -> str:
 
 def _encoder(told: Told, file: Path, name: str, device: torch.device, dtype: torch.dtype) -> Encoder:
     weights = read_tensors(file)
-    for beginning, what in (_OTHERS if told.coca else _OTHERS | _COCA).items():
+    others = _OTHERS | ({} if told.coca else _COCA) | ({} if told.resnet else _RESNET)
+    for beginning, what in others.items():
         if any(key.startswith(beginning) for key in weights):
             raise InputError(f"{file} holds {what}")
     scale = scale_of(weights, file)
@@ -118,16 +118,15 @@ def _encoder(told: Told, file: Path, name: str, device: torch.device, dtype: tor
         raise InputError(
             f"{told.source}: no model can be built of it: {str(error).splitlines()[-1].strip()}"
         ) from error
-    config: Any = vision.vision.config
     return assemble(
         name,
-        vision,
+        vision.tower,
         text,
-        told.preprocess(config.image_size),
+        told.preprocess(vision.size),
         scale,
         weights,
         told.model,
-        f"open_clip: {described(config, text.config, text.tower.length)}"
+        f"open_clip: {vision.made_of}; {described_text(text.config, text.tower.length)}"
         + (f"; {unread} tensors for captions, checked and not read" if unread else ""),
         device,
         dtype,

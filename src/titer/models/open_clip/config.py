@@ -84,6 +84,11 @@ class Told:
         return bool((self.model.get("vision_cfg") or {}).get("attentional_pool_contrast"))
 
     @property
+    def resnet(self) -> bool:
+        """Whether the image tower is CLIP's ResNet: its layers are counted for each stage."""
+        return isinstance((self.model.get("vision_cfg") or {}).get("layers"), list)
+
+    @property
     def coca(self) -> bool:
         """Whether the feature of an image is pooled by attention."""
         return self.conch or bool((self.model.get("vision_cfg") or {}).get("attentional_pool"))

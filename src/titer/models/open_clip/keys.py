@@ -57,6 +57,11 @@ _THIRDS = {".q_proj.": 0, ".k_proj.": 1, ".v_proj.": 2}
 _TRANSPOSED = ("visual.proj", "visual.proj_contrast", "text_projection")  # parameters there, linear layers here
 
 
+def resnet_origin(name: str) -> Origin:
+    """Of CLIP's ResNet, a ``ResNetTower``."""
+    return Origin(re.sub(r"^projection", "visual.attnpool.c_proj", re.sub(r"^vision", "visual", name)))
+
+
 def _origin(names: _Names, ours: str) -> Origin:
     theirs = ours
     for pattern, name in names:

@@ -1,7 +1,8 @@
 """The towers of open_clip's checkpoints as modules of transformers, so that prompts, attacks and LoRA find what they know.
 
 An image tower is CLIP's transformer or timm's, which is CLIP's without the first normalisation and with a bias in the
-patches, each with a projection of its start token or with CoCa's pool; a text tower is CLIP's transformer, CoCa's or a BERT.
+patches, each with a projection of its start token or with CoCa's pool, or CLIP's ResNet; a text tower is CLIP's transformer,
+CoCa's or a BERT.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from transformers import (
 )
 
 from titer.errors import InputError
-from titer.models.assembly import Text
+from titer.models.assembly import Text, Vision
 from titer.models.bert import first_token, read_bert
-from titer.models.huggingface import ImageTower, TextTower, tokenizer_beside
+from titer.models.huggingface import ImageTower, TextTower, described_vision, tokenizer_beside
 from titer.models.open_clip.coca import AttentionPool, CocaText, PoolingTower
 from titer.models.open_clip.config import Told, side
-from titer.models.open_clip.keys import conch_origin, text_origin, timm_origin, vision_origin
+from titer.models.open_clip.keys import conch_origin, resnet_origin, text_origin, timm_origin, vision_origin
+from titer.models.resnet import ClipResNet, ResNetTower, without_counters
 from titer.models.weights import Weights, count_layers, load_strictly, shape_of
 
 _CLIP_WORDS = "https://huggingface.co/openai/clip-vit-base-patch32"  # its tokenizer is that of all CLIPs
@@ -35,13 +37,15 @@ _HEAD = 64  # entries of a head in every ViT of timm's that is read here
 _TIMM = re.compile(r"vit_(tiny|small|base|large)_patch\d+_\d+")
 
 
-def read_vision(told: Told, weights: Weights, file: Path) -> ImageTower:
+def read_vision(told: Told, weights: Weights, file: Path) -> Vision:
     """An image tower from tensors ``visual.*``.
 
     Raises:
         InputError: for a variant that is not read, or tensors that do not fit.
     """
     part = told.part("vision_cfg")
+    if told.resnet:
+        return _resnet_vision(told, part, weights, file)
     if told.conch or part.get("timm_model_name"):
         return _timm_vision(told, part, weights, file)
     width = int(part.get("width", 768))
@@ -60,7 +64,7 @@ def read_vision(told: Told, weights: Weights, file: Path) -> ImageTower:
         vision.post_layernorm = nn.Identity()
     tower = _tower(told, part, vision)
     load_strictly(tower, weights, file, vision_origin)
-    return tower
+    return Vision(tower, config.image_size, described_vision(config))
 
 
 def _tower(told: Told, part: Mapping[str, Any], vision: Any) -> ImageTower:
@@ -72,7 +76,14 @@ def _tower(told: Told, part: Mapping[str, Any], vision: Any) -> ImageTower:
     return PoolingTower(vision, pool, nn.Linear(told.dim, told.dim, bias=False))
 
 
-def _timm_vision(told: Told, part: Mapping[str, Any], weights: Weights, file: Path) -> ImageTower:
+def _resnet_vision(told: Told, part: Mapping[str, Any], weights: Weights, file: Path) -> Vision:
+    blocks, width, size = part["layers"], int(part.get("width", 64)), side(part.get("image_size", 224))
+    tower = ResNetTower(ClipResNet(blocks, width, size), nn.Linear(width * 32, told.dim))
+    load_strictly(tower, without_counters(weights), file, resnet_origin)
+    return Vision(tower, size, f"ResNet, {' + '.join(map(str, blocks))} blocks from {width} channels on")
+
+
+def _timm_vision(told: Told, part: Mapping[str, Any], weights: Weights, file: Path) -> Vision:
     name, pool, head = part.get("timm_model_name"), part.get("timm_pool", "avg"), part.get("timm_proj", "linear")
     if not told.conch and (not _TIMM.fullmatch(str(name)) or pool not in ("", "token") or head != "linear"):
         raise InputError(
@@ -102,7 +113,7 @@ def _timm_vision(told: Told, part: Mapping[str, Any], weights: Weights, file: Pa
     # those have a first axis for the batch
     unbatched = {start: weights[start].flatten(), positions: weights[positions].squeeze(0)}
     load_strictly(tower, {**weights, **unbatched}, file, conch_origin if told.conch else timm_origin)
-    return tower
+    return Vision(tower, config.image_size, described_vision(config))
 
 
 def read_text(told: Told, weights: Weights, file: Path) -> Text:
