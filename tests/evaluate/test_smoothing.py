@@ -274,7 +274,7 @@ def test_grey_noise_is_drawn_once_and_colour_is_refused(data: Path, tmp_path: Pa
         brightness_encoder(), data, sigma=SIGMA, out=tmp_path / "grey", n=2000, noise_channels=1, seed=0
     )
     assert {record["channels"] for record in run.records} == {1}
-    assert {record["stretch"] for record in run.records} == {pytest.approx(1, abs=1e-5)}
+    assert all(1 <= record["stretch"] < 1.00001 for record in run.records)
     encoder, loaded = brightness_encoder(), titer.load_data(data)
     # in grey levels the picture has a third of the values, so the boundary is nearer by sqrt(3)
     distances = {e.id: true_radius(encoder.preprocess(loaded.read(e).pixels)) / 3**0.5 for e in loaded.examples}
