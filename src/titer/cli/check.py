@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from titer.cli import options as o
 from titer.cli.output import document, note, table
 from titer.errors import InputError
 
@@ -21,6 +23,7 @@ def register(app: typer.Typer) -> None:
 def check(
     model: Annotated[str | None, typer.Option("--model", help="A model's name.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="A data set's name.")] = None,
+    allow: o.Allow = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")] = "float32",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -35,7 +38,7 @@ def check(
     if model is not None:
         told["model"] = _model(model, device, dtype)
     if data is not None:
-        told["data"] = _data(data)
+        told["data"] = _data(data, allow or ())
     if json:
         document(told)
         return
@@ -98,7 +101,7 @@ def _model(name: str, device: str | None, dtype: str) -> dict[str, Any]:
     }
 
 
-def _data(name: str) -> dict[str, Any]:
+def _data(name: str, allow: Sequence[str]) -> dict[str, Any]:
     from titer.data import describe_data
 
-    return describe_data(name)
+    return describe_data(name, allow=allow)

@@ -81,7 +81,7 @@ def _box(x: Floats) -> Floats:
 
 
 def _triangle(x: Floats) -> Floats:
-    return np.maximum(1 - np.abs(x), 0)
+    return 1 - np.minimum(np.abs(x), 1)
 
 
 def _hamming(x: Floats) -> Floats:
