@@ -9,6 +9,7 @@ import pyarrow
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pyarrow import parquet
 
 from data.making import ids, picture, pictures, words
@@ -142,6 +143,27 @@ def test_paths_that_lead_out_are_refused(tmp_path: Path, place: str) -> None:
     text = refusal(tmp_path / "t.csv", f"path,label\n1.png,a\n{place},b\n")
     assert "row 2" in text
     assert "is outside the data" in text
+
+
+def test_paths_that_lead_out_are_taken_where_that_is_allowed(tmp_path: Path) -> None:
+    """By ``..``, by a whole path, and where the table's directory is a link; no path of the machine is in the records."""
+    (tmp_path / "scans").mkdir()
+    Image.new("L", (4, 4), 51).save(tmp_path / "scans" / "1.png")
+    (tmp_path / "real" / "tables").mkdir(parents=True)
+    (tmp_path / "tables").symlink_to(tmp_path / "real" / "tables")
+    whole = tmp_path / "scans" / "1.png"
+    (tmp_path / "tables" / "t.csv").write_text(f"path,label\n../../scans/1.png,a\n{whole},b\n")
+    data = load_data(tmp_path / "tables" / "t.csv", allow=["outside-paths"])
+    assert ids(data) == ["../../scans/1.png", "../../scans/1.png#2"]
+    assert [float(data.read(each).pixels.mean()) for each in data.examples] == pytest.approx([0.2, 0.2])
+    text = refusal(tmp_path / "again.csv", "path,label\n../scans/1.png,a\nx.png,b\n")
+    assert text.endswith("--allow outside-paths accepts that")
+    pooled = f"pooled:{tmp_path / 'again.csv'},titer:phantoms"
+    with pytest.raises(InputError, match=r"row 1: .*/scans/1\.png. is outside the data"):
+        load_data(pooled)
+    assert load_data(pooled, allow=["outside-paths"])
+    with pytest.raises(InputError, match="unknown allowance 'outside'; did you mean 'outside-paths'"):
+        load_data(tmp_path / "again.csv", allow=["outside"])
 
 
 def test_a_spreadsheets_csv(tmp_path: Path) -> None:

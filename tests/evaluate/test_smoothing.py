@@ -54,6 +54,8 @@ def test_records_hold_what_the_contract_says(data: Path, tmp_path: Path) -> None
     assert record["sigma"] == SIGMA
     assert record["alpha"] == 0.001
     assert record["channels"] == 3
+    assert record["size"] == [SIZE, SIZE, 1]  # grey, though its file has three channels
+    assert record["stretch"] == pytest.approx(3**0.5, abs=1e-5)
     assert record["guarantee"] == "fixed"
     assert set(record) >= {"decided", "refuted", "open", "prompts", "prediction", "radius", "p_lower", "seconds"}
 
@@ -272,6 +274,7 @@ def test_grey_noise_is_drawn_once_and_colour_is_refused(data: Path, tmp_path: Pa
         brightness_encoder(), data, sigma=SIGMA, out=tmp_path / "grey", n=2000, noise_channels=1, seed=0
     )
     assert {record["channels"] for record in run.records} == {1}
+    assert all(1 <= record["stretch"] < 1.00001 for record in run.records)
     encoder, loaded = brightness_encoder(), titer.load_data(data)
     # in grey levels the picture has a third of the values, so the boundary is nearer by sqrt(3)
     distances = {e.id: true_radius(encoder.preprocess(loaded.read(e).pixels)) / 3**0.5 for e in loaded.examples}
@@ -281,6 +284,12 @@ def test_grey_noise_is_drawn_once_and_colour_is_refused(data: Path, tmp_path: Pa
     assert [failure["error"] for failure in run.failures] == [
         "a colour picture; --noise-channels 1 is for one-channel pictures"
     ]
+
+
+def test_of_altered_pictures_the_radius_at_their_own_size_is_not_known(data: Path, tmp_path: Path) -> None:
+    altered = titer.load_data(f"corrupted:brightness-up/1@{data}", limit=2)
+    run = titer.certify(brightness_encoder(), altered, sigma=SIGMA, out=tmp_path / "run", n=200)
+    assert [("size" in record, "stretch" in record) for record in run.records] == [(True, False)] * 2
 
 
 def test_prompt_sets_share_one_encoder_pass(data: Path, tmp_path: Path) -> None:

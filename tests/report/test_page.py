@@ -130,6 +130,19 @@ def test_runs_on_one_data_set_share_a_section(tmp_path: Path) -> None:
     assert "smears" in page(report([low, other, high], tmp_path / "page.html")).text
 
 
+def test_radii_of_one_and_of_three_channels_share_no_curve_and_no_table(tmp_path: Path) -> None:
+    colour = write_run(tmp_path / "colour")
+    grey = write_run(tmp_path / "grey", change=lambda _, record: {**record, "channels": 1})
+    assert by_data([colour, grey]) == [[colour], [grey]]
+    text = report([colour, grey], tmp_path / "page.html").read_text(encoding="utf-8")
+    sections = text.split("<section ")[1:]
+    assert ["lesions, one-channel noise" in part for part in sections] == [False, True]
+    for part, own, other in zip(sections, ("colour", "grey"), ("grey", "colour"), strict=True):
+        assert part.count('aria-label="Certified accuracy') == 1
+        assert f"Settings of {own}" in part
+        assert f"Settings of {other}" not in part
+
+
 def test_many_parts_leave_verdicts_to_the_table(tmp_path: Path) -> None:
     found = section([write_run(tmp_path / "run", images=6, prompts=("a", "b"), sigmas=(0.1, 0.25))])
     assert (len(found.verdicts), found.more) == (3, 1)

@@ -60,6 +60,13 @@ def test_one_channel_noise_is_grey(tmp_path: Path) -> None:
     assert (noisy == noisy[..., :1]).all()
 
 
+def test_radii_at_the_pictures_own_size_are_beside_them(tmp_path: Path) -> None:
+    def sized(_: int, record: Record) -> Record:
+        return {**record, "radius": 0.125, "prediction": record["label"], "size": [300, 400, 3], "stretch": 0.3}
+
+    assert [example.original for example in strip(tmp_path / "run", images=1, change=sized)] == ["0.416 at 400 × 300"]
+
+
 def test_radii_are_rounded_down(tmp_path: Path) -> None:
     found = strip(tmp_path / "run", images=1, change=lambda _, r: {**r, "radius": 0.12399, "prediction": r["label"]})
     assert [example.radius for example in found] == ["0.123"]

@@ -5,7 +5,7 @@ import pytest
 
 from report.synthetic import write_run
 from titer.report.tables import lines
-from titer.report.words import GUARANTEES, alarms, certainty, is_impossible, notes, scale, verdict
+from titer.report.words import GUARANTEES, alarms, certainty, is_impossible, notes, verdict
 from titer.results.foreign import read_foreign
 from titer.results.store import Record
 
@@ -46,17 +46,6 @@ def test_certainty(tmp_path: Path) -> None:
     assert said.startswith("Each answer is wrong")
     (said,) = certainty([write_run(tmp_path / "foreign", settings={})])
     assert said == "The error probability of a certificate is not recorded in foreign."
-
-
-def test_scale_is_in_grey_levels(tmp_path: Path) -> None:
-    """0.25 over 80 x 80 x 3 values: 0.25 / sqrt(19200) = 0.0018 = 0.46 of 255."""
-    said = scale(write_run(tmp_path / "run"))
-    assert said is not None
-    assert "19,200 input values by 0.46 of 255 grey levels, or a single one by 64" in said
-    grey = scale(write_run(tmp_path / "grey", change=lambda _, record: {**record, "channels": 1}))
-    assert grey is not None
-    assert "6,400 input values by 0.80" in grey
-    assert scale(write_run(tmp_path / "predict", verb="predict")) is None
 
 
 @pytest.mark.parametrize(

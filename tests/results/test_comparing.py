@@ -81,3 +81,16 @@ def test_the_order_of_runs_changes_signs_only() -> None:
 
     assert told(first, second) == ("+0.100", told(second, first)[1])
     assert told(second, first)[0] == "-0.100"
+
+
+def test_radii_of_one_and_of_three_channels_are_not_compared(tmp_path: Path) -> None:
+    def once(_: int, record: Record) -> Record:
+        return {**record, "channels": 1}
+
+    colour, grey = write_run(tmp_path / "colour"), write_run(tmp_path / "grey", change=once)
+    for pair in ((colour, grey), (grey, colour)):
+        with pytest.raises(
+            InputError, match=r"zero-shot \(grey\) are of one channel, those of zero-shot \(colour\) of three"
+        ):
+            compare(*pair)
+    assert compare(grey, write_run(tmp_path / "again", change=once))

@@ -15,7 +15,7 @@ from results.test_robustness import made
 from titer.errors import InputError
 from titer.results.foreign import ForeignRow, export_run, open_results, read_foreign, read_rows, rounded_down
 from titer.results.store import Record
-from titer.results.summary import certified_accuracy
+from titer.results.summary import certified_accuracy, noise_channels
 from titer.results.totals import RADII, read_totals
 
 HEADER = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
@@ -271,6 +271,21 @@ def test_latex_table_of_an_attack(tmp_path: Path) -> None:
     first = run.robust_accuracy(1 / 255)
     assert f"& 80.0 [{100 * first.low:.1f}, {100 * first.high:.1f}] & 70.0 [" in row
     assert "% self-checks of zero-shot: not made" in text
+
+
+def test_a_file_of_one_channel_radii_says_so_in_its_name(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", change=lambda _, record: {**record, "channels": 1})
+    for layout in ("cohen", "promptsmooth"):
+        with pytest.raises(
+            InputError, match=r"expected a file name with 'one_channel' in it, such as out_one_channel\.tsv"
+        ):
+            export_run(run, layout, tmp_path / "out.tsv")
+    (path,) = export_run(run, "cohen", tmp_path / "out_one_channel.tsv")
+    assert noise_channels(open_results(path)) == 1
+    (latex,) = export_run(run, "latex", tmp_path / "out.tex")
+    assert "% noise was drawn once for all channels" in latex.read_text()
+    (table,) = export_run(run, "csv", tmp_path / "out.csv")
+    assert {row["channels"] for row in csv.DictReader(table.open(encoding="utf-8"))} == {"1"}
 
 
 def test_what_cannot_be_exported(tmp_path: Path) -> None:

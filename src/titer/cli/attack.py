@@ -71,7 +71,7 @@ def attack(
         attack_pairs(
             name, model, data, out, prompts=[*(prompts or ()), *(template or ())], json=json, norm=norm,
             eps=_budgets(eps, norm), settings=settings(set_ or ()), split=split, limit=limit, seed=seed,
-            workers=workers, device=device, dtype=dtype, by=tuple(by or ()), images=images,
+            workers=workers, device=device, dtype=dtype, by=tuple(by or ()), allow=tuple(allow or ()), images=images,
         )  # fmt: skip
         return
     with o.told(out):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
 def check(
     model: Annotated[str | None, typer.Option("--model", help="A model's name.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="A data set's name.")] = None,
+    allow: o.Allow = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="float32 or bfloat16.")] = "float32",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -32,20 +34,22 @@ def check(
     """
     if model is None and data is None:
         raise InputError("nothing to check: give --model, --data or both")
-    told = facts_of(model, data, device, dtype)
+    told = facts_of(model, data, device, dtype, allow or ())
     if json:
         document(told)
     else:
         show_facts(told)
 
 
-def facts_of(model: str | None, data: str | None, device: str | None, dtype: str) -> dict[str, dict[str, Any]]:
+def facts_of(
+    model: str | None, data: str | None, device: str | None, dtype: str, allow: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
     """What is known of the model and of the data set that are named."""
     told = {}
     if model is not None:
         told["model"] = _model(model, device, dtype)
     if data is not None:
-        told["data"] = _data(data)
+        told["data"] = _data(data, allow)
     return told
 
 
@@ -110,8 +114,8 @@ def _model(name: str, device: str | None, dtype: str) -> dict[str, Any]:
     }
 
 
-def _data(name: str) -> dict[str, Any]:
+def _data(name: str, allow: Sequence[str]) -> dict[str, Any]:
     from titer.data import describe_data
     from titer.evaluate.machine import cores
 
-    return describe_data(name, workers=cores())
+    return describe_data(name, workers=cores(), allow=allow)

@@ -85,7 +85,7 @@ NewClasses = Annotated[
 ]
 Allow = Annotated[
     list[str] | None,
-    typer.Option("--allow", help="Lift a refusal: upstream, overlap; repeatable, and recorded."),
+    typer.Option("--allow", help="Lift a refusal: upstream, overlap, outside-paths; repeatable, and recorded."),
 ]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A setting of the method, key=value; repeatable.")]
 Estimate = Annotated[bool, typer.Option("--estimate", help="Say draws, time and memory to expect, and stop.")]

@@ -127,6 +127,7 @@ def pooled(parts: Sequence[Data]) -> Data:
         read=_by(inner, lambda part, example: part.read(example)),
         digest=_by(inner, lambda part, example: part.digest(example)),
         altered=tuple(f"{part.name}: {change}" for part in parts for change in part.altered),
+        outside=next((part.outside for part in parts if part.outside), ""),
     )
 
 

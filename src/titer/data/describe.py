@@ -165,14 +165,19 @@ def _near(seen: Sequence[_Seen]) -> tuple[tuple[str, str], ...]:
     return tuple((one.example.id, two.example.id) for one, two in pairs if one.sha256 != two.sha256)
 
 
-def describe_data(name: str | Path, workers: int = 1) -> dict[str, Any]:
-    """The report on a data set by name, as a document for people and programs; arguments as for ``describe``.
+def describe_data(name: str | Path, workers: int = 1, *, allow: Sequence[str] = ()) -> dict[str, Any]:
+    """The report on a data set by name, as a document for people and programs.
+
+    Args:
+        name: as for ``load_data``.
+        workers: threads that read.
+        allow: as for ``load_data``.
 
     Returns:
         name, images, classes, sizes, modes, mean, deviation, columns, counts (split -> label -> images), warnings; of DICOM
         files how they were decoded.
     """
-    data = load_all(name)
+    data = load_all(name, allow=allow)
     with progress("reading", len(data)) as advance:
         report = describe(data, advance, workers)
     smallest, largest = [f"{height}x{width}" for height, width in report.sizes] or ("none", "none")

@@ -70,6 +70,7 @@ class Data:
         read: decodes an example's picture; raises PictureError.
         digest: SHA-256 of an example's file, or what stands for it where there is no file; raises PictureError.
         altered: what is done to pictures after decoding; part of a run's identity.
+        outside: what there is to say of paths that lead out of the set's directory; empty where none does.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Data:
     read: Callable[[Example], Picture]
     digest: Callable[[Example], str]
     altered: tuple[str, ...] = ()
+    outside: str = ""
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -42,7 +42,9 @@ def from_rows(
         )
         for identifier, row in zip(_ids(rows), rows, strict=True)
     )
-    return Data(name, ALL, None, classes, examples, columns, partial(_read, root), partial(_digest, root))
+    read, digest = partial(_read, root), partial(_digest, root)
+    outside = next((row.outside for row in rows if row.outside), "")
+    return Data(name, ALL, None, classes, examples, columns, read, digest, outside=outside)
 
 
 def _read(root: Path, example: Example) -> Picture:

@@ -26,9 +26,18 @@ from titer.data.table import SUFFIXES, Row, table_rows
 from titer.errors import InputError, unknown
 
 EMBEDDED = ("titer:phantoms",)
+ALLOWANCES = ("upstream", "overlap", "outside-paths")
+"""What ``--allow`` takes: pictures that a model was trained on, that a fit was made on, and paths that leave the data."""
 
 
-def load_data(name: str | Path, split: str = "test", limit: int | None = None, wording: Wording | None = None) -> Data:
+def load_data(
+    name: str | Path,
+    split: str = "test",
+    limit: int | None = None,
+    wording: Wording | None = None,
+    *,
+    allow: Sequence[str] = (),
+) -> Data:
     """A data set: ``titer:phantoms``, a directory of class folders, a directory with ``metadata.csv``, or a table.
 
     Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``,
@@ -44,6 +53,7 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None, w
         split: which split, or ``all``; data without splits are all ``test``.
         limit: at most so many images, class-balanced.
         wording: classes and words in the place of the set's own.
+        allow: ``outside-paths`` takes a table whose paths lead out of its directory; other words are for those who judge.
 
     Returns:
         The examples in order of id.
@@ -51,15 +61,29 @@ def load_data(name: str | Path, split: str = "test", limit: int | None = None, w
     Raises:
         InputError: for whatever is wrong with the data as a whole; single pictures fail when they are read.
     """
-    everything = load_all(name, wording)
+    everything = load_all(name, wording, allow=allow)
     chosen = limited(of_split(everything.examples, split), limit)
     return dataclasses.replace(everything, split=split, limit=limit, examples=chosen)
 
 
-def load_all(name: str | Path, wording: Wording | None = None) -> Data:
+def load_all(name: str | Path, wording: Wording | None = None, *, allow: Sequence[str] = ()) -> Data:
     """All splits of a data set at once; arguments as for ``load_data``."""
+    check_allowances(allow)
     found = _found(name)
+    if found.outside and "outside-paths" not in allow:
+        raise InputError(f"{found.outside}; --allow outside-paths accepts that")
     return found if wording is None else reworded(found, wording)
+
+
+def check_allowances(allow: Sequence[str]) -> None:
+    """Refuse a word that lifts no refusal.
+
+    Raises:
+        InputError: naming those that do.
+    """
+    for word in allow:
+        if word not in ALLOWANCES:
+            raise unknown("allowance", word, ALLOWANCES)
 
 
 def _found(name: str | Path) -> Data:

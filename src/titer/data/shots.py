@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from titer.data.example import Data, Example
-from titer.data.load import load_all
+from titer.data.load import check_allowances, load_all
 from titer.data.splits import ALL, of_split, shots, some
-from titer.errors import InputError, PictureError, unknown
-
-Allowance = Literal["upstream", "overlap"]
+from titer.errors import InputError, PictureError
 
 _JUDGED = "test"  # the split that evaluation takes
 _OF_ALL = 2  # fewest images of a class where all are taken
@@ -50,7 +47,7 @@ def select(
         seed: which shots.
         upstream: SHA-256 of pictures that the model was trained on.
         allow: ``upstream`` takes those too; ``overlap`` accepts pictures and groups that are in the test split as well, and
-            that split itself where there is another one.
+            that split itself where there is another one; ``outside-paths`` a table that leads out of its directory.
         split: where to take them from.
         labelled: whether labels are needed.
 
@@ -58,10 +55,8 @@ def select(
         InputError: if a class has too few images (named, with counts), a picture or group is also in the test split, or
             that split is asked for where there is another one.
     """
-    for word in allow:
-        if word not in get_args(Allowance):
-            raise unknown("allowance", word, get_args(Allowance))
-    data = name if isinstance(name, Data) else load_all(name)
+    check_allowances(allow)
+    data = name if isinstance(name, Data) else load_all(name, allow=allow)
     candidates = of_split(data.examples, split)
     if "overlap" not in allow and split == _JUDGED:
         _without_another(data)
@@ -79,9 +74,9 @@ def select(
     return Selection(_with(data, chosen, split), used, len(known))
 
 
-def no_images(name: str | Data) -> Selection:
+def no_images(name: str | Data, allow: Sequence[str] = ()) -> Selection:
     """What a fit without images is given: the classes alone."""
-    data = name if isinstance(name, Data) else load_all(name)
+    data = name if isinstance(name, Data) else load_all(name, allow=allow)
     return Selection(_with(data, (), data.split), (), 0)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import pickle
 import posixpath
 import re
@@ -29,7 +30,10 @@ Records = tuple[list[str], list[dict[str, Any]]]  # columns in file order; cells
 
 @dataclass(frozen=True)
 class Row:
-    """One picture before classes are known: paths are relative to the data root, with forward slashes."""
+    """One picture before classes are known: paths are relative to the data root, with forward slashes.
+
+    ``outside`` says that the path leads out of that, and in which row; the set is then refused unless it is allowed.
+    """
 
     path: str
     label: str | None
@@ -38,6 +42,7 @@ class Row:
     caption: str | None = None
     group: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
+    outside: str = ""
 
 
 def table_rows(file: Path) -> tuple[list[Row], tuple[str, ...]]:
@@ -46,8 +51,7 @@ def table_rows(file: Path) -> tuple[list[Row], tuple[str, ...]]:
     An empty cell is an absent value. Paths are relative to the table.
 
     Raises:
-        InputError: for a file that cannot be read, is empty, or lacks a column it needs, and for paths that lead out of
-            the table's directory.
+        InputError: for a file that cannot be read, is empty, or lacks a column it needs.
     """
     columns, records = read_records(file)
     path = next((name for name in _PATHS if name in columns), None)
@@ -105,8 +109,10 @@ def _row(file: Path, line: int, record: Mapping[str, Any], path: str, attributes
     for name in (path, *_OWN):
         if isinstance(record.get(name), list | dict):
             raise InputError(f"{file}: row {line}: expected one value for {name!r}, got {record[name]!r}")
+    inside, outside = _within(file, line, place)
     return Row(
-        path=relative(file, line, place, file.parent),
+        path=inside,
+        outside=outside,
         label=values.get("label"),
         split=values.get("split") or "test",
         id=values.get("id"),
@@ -114,6 +120,16 @@ def _row(file: Path, line: int, record: Mapping[str, Any], path: str, attributes
         group=values.get("group"),
         attributes={name: value for name in attributes if (value := values.get(name)) is not None},
     )
+
+
+def _within(file: Path, line: int, text: str) -> tuple[str, str]:
+    """A path relative to the table, and nothing or what there is to say of one that leads out of its directory."""
+    try:
+        return relative(file, line, text, file.parent), ""
+    except InputError as error:
+        path = text.replace("\\", "/")
+        # through the real directory, for .. of a link is its target's parent
+        return (os.path.relpath(path, file.parent.resolve()) if path.startswith("/") else path), str(error)
 
 
 def cell(value: object) -> str | None:

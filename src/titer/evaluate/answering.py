@@ -191,7 +191,7 @@ def plan_answers(
     threats = rising(norm, eps)
     if norm not in attack.norms:
         raise InputError(f"attack {name!r}: expected a norm of {', '.join(attack.norms)}, got {norm!r}")
-    rows = data if isinstance(data, Data) else load_data(data, split=split, limit=limit)
+    rows = data if isinstance(data, Data) else load_data(data, split=split, limit=limit, allow=allow)
     for column in by:
         if column not in rows.columns:
             raise unknown("column", column, rows.columns)
@@ -209,7 +209,7 @@ def plan_answers(
         for prompts_name, answerer in answerers.items():
             _check_gradient(name, attack, prompts_name, answerer)
     return AnswerPlan(
-        encoder=encoder, data=labelled, classifiers={}, seed=seed, by=tuple(by),
+        encoder=encoder, data=labelled, classifiers={}, seed=seed, by=tuple(by), allow=tuple(allow),
         name=name, attack=attack, threats=threats, answerers=answerers,
     )  # fmt: skip
 

@@ -74,7 +74,8 @@ def fit(
             one on questions all of the split.
         seed: which shots, and everything random in the fit.
         split: where the images are taken from.
-        allow: ``upstream`` takes images that the model was trained on; ``overlap`` accepts such as are in the test split.
+        allow: ``upstream`` takes images that the model was trained on; ``overlap`` accepts such as are in the test split;
+            ``outside-paths`` takes a table whose paths lead out of its directory.
         cache: where noisy features are kept for other fits; in memory only unless given.
         device: ``cpu`` or ``cuda``; found by itself unless given.
         command: what the adapter says it was made by.
@@ -140,7 +141,7 @@ def _images(
     split: str,
 ) -> Selection:
     if not needs_images(method):
-        return no_images(source)
+        return no_images(source, allow)
     return select(
         source,
         count=shots if method.needs_labels else UNLABELLED,

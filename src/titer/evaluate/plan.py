@@ -9,14 +9,14 @@ from typing import Any, Literal
 
 from titer.certify import CERTIFIERS, Anytime, Gaussian, Predict
 from titer.certify.settings import check_sigma
-from titer.data.example import Data, Example
+from titer.data.example import Data, Example, Picture
 from titer.errors import InputError
 from titer.evaluate.subject import Subject, load_subject
 from titer.evaluate.voting import Voting, guarantees
 from titer.models.encoder import Encoder
 from titer.noise import BLOCK, tail_gap
 from titer.registry import settings_of
-from titer.results.store import Key, key_of
+from titer.results.store import Key, Record, key_of
 
 Certifier = Anytime | Gaussian
 Method = Certifier | Predict
@@ -70,6 +70,18 @@ class Plan(Subject):
             low, high = classifier.sigmas
             said.append(f"fitted for sigma {low:g} to {high:g}, certified at {sigma:g}")
         return said
+
+    def fields(self, example: Example, picture: Picture) -> Record:
+        """What every record of an image starts with; beside radii also what tells them at the picture's own size."""
+        known = super().fields(example, picture)
+        return known | self._origin(picture) if self.verb == "certify" else known
+
+    def _origin(self, picture: Picture) -> Record:
+        height, width, bands = picture.pixels.shape
+        bands = 1 if (picture.pixels == picture.pixels[..., :1]).all() else bands  # grey, though stored as colour
+        # what was altered in between is not linear, so the file's own pixels are out of reach
+        stretch = None if self.data.altered else self.encoder.preprocess.stretch(height, width, bands, self.channels)
+        return {"size": [height, width, bands], **({} if stretch is None else {"stretch": stretch})}
 
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included."""

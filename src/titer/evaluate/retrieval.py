@@ -171,6 +171,7 @@ def plan_retrieval(
     limit: int | None = None,
     seed: int = 0,
     by: Sequence[str] = (),
+    allow: Sequence[str] = (),
     device: str | None = None,
     dtype: str = "float32",
 ) -> RetrievalPlan:
@@ -179,6 +180,7 @@ def plan_retrieval(
     Args:
         split, limit: of the data set; ``limit`` counts the table's rows.
         by: columns of the table that records carry.
+        allow: ``outside-paths`` takes a table whose paths lead out of its directory.
         device, dtype: of the model.
     """
     reuse_buffers()
@@ -189,7 +191,7 @@ def plan_retrieval(
     threats = rising(norm, eps)
     if norm not in attack.norms:
         raise InputError(f"attack {name!r}: expected a norm of {', '.join(attack.norms)}, got {norm!r}")
-    examples = data if isinstance(data, Data) else load_data(data, split=split, limit=limit)
+    examples = data if isinstance(data, Data) else load_data(data, split=split, limit=limit, allow=allow)
     for column in by:
         if column not in examples.columns:
             raise unknown("column", column, examples.columns)
@@ -201,6 +203,7 @@ def plan_retrieval(
         classifiers={},
         seed=seed,
         by=tuple(by),
+        allow=tuple(allow),
         name=name,
         attack=attack,
         threats=threats,

@@ -15,6 +15,7 @@ from torch import Tensor
 from titer.data import load_data
 from titer.data.example import Data, Example, Picture
 from titer.data.fingerprint import digest
+from titer.data.load import check_allowances
 from titer.data.questions import question_of
 from titer.defenses.adapter import load_classifier
 from titer.errors import InputError, unknown
@@ -37,6 +38,7 @@ class Subject:
         classifiers: prompt sets by name.
         seed: of all that is drawn.
         by: columns of the table that records carry.
+        allow: refusals that were lifted.
     """
 
     encoder: Encoder
@@ -44,6 +46,7 @@ class Subject:
     classifiers: Mapping[str, Classifier]
     seed: int
     by: tuple[str, ...]
+    allow: tuple[str, ...] = ()
 
     def fingerprints(self) -> dict[str, str]:
         """Of each prompt set: its own, and its encoder's where it is another one than the model's."""
@@ -72,7 +75,7 @@ class Subject:
             "status": "running",
             "verb": verb,
             "command": command,
-            "settings": dict(settings),
+            "settings": {**settings, **({"allow": list(self.allow)} if self.allow else {})},
             "seed": self.seed,
             "versions": versions(),
             "device": self.encoder.device.type,
@@ -134,7 +137,8 @@ def load_subject(
         seed: of all that is drawn; a fresh one of the operating system unless given.
         by: columns of the table that records carry.
         new_classes: let learned prompts that are not bound to their classes move to other ones.
-        allow: ``overlap`` accepts images that a prompt set was fitted on.
+        allow: ``overlap`` accepts images that a prompt set was fitted on, ``outside-paths`` a table that leads out of its
+            directory.
         device: ``cpu`` or ``cuda``; found by itself unless given.
         dtype: ``float32`` or ``bfloat16``.
 
@@ -142,9 +146,10 @@ def load_subject(
         InputError: for whatever is wrong with the input.
     """
     reuse_buffers()
+    check_allowances(allow)
     if seed is not None and seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
-    examples = data if isinstance(data, Data) else load_data(data, split=split, limit=limit)
+    examples = data if isinstance(data, Data) else load_data(data, split=split, limit=limit, allow=allow)
     if not examples.classes:
         asked = any(question_of(example) is not None for example in examples.examples)
         raise InputError(
@@ -161,6 +166,7 @@ def load_subject(
         classifiers=_classifiers(encoder, examples, prompts, templates, new_classes, allow),
         seed=secrets.randbits(63) if seed is None else seed,
         by=tuple(by),
+        allow=tuple(allow),
     )
 
 

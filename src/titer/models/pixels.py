@@ -6,6 +6,7 @@ have one unit whatever the model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,8 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from titer.errors import InputError
+from titer.models.resizing import FILTERS, Side, norm
 
 Triple = tuple[float, float, float]
+
+_LUMA = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -51,19 +55,50 @@ class Preprocess:
         Returns:
             Float32 (3, size, size) in [0, 1]; one channel is replicated.
         """
-        height, width = pixels.shape[:2]
-        if self.mode == "squash":
-            resized = self._resized(pixels, self.size, self.size)
-        elif self.mode == "pad":
-            resized = self._resized(_padded(_grey(pixels), max(self.size, height, width)), self.size, self.size)
-        else:
-            short = self.resize or self.size
-            scale = short / min(height, width)
-            tall, wide = (short if side == min(height, width) else int(side * scale) for side in (height, width))
-            resized = self._resized(pixels, tall, wide)
-            top, left = (tall - self.size) // 2, (wide - self.size) // 2
-            resized = resized[:, top : top + self.size, left : left + self.size]
-        return torch.from_numpy(np.broadcast_to(resized.clip(0, 1), (3, self.size, self.size)).copy())
+        rows, columns = self.sides(*pixels.shape[:2])
+        shown = _padded(_grey(pixels), rows, columns) if self.mode == "pad" else pixels
+        resized = self._resized(shown, rows.made, columns.made)
+        kept = resized[:, rows.start : rows.start + self.size, columns.start : columns.start + self.size]
+        return torch.from_numpy(np.broadcast_to(kept.clip(0, 1), (3, self.size, self.size)).copy())
+
+    def sides(self, height: int, width: int) -> tuple[Side, Side]:
+        """What becomes of the two sides of a picture, in pixels."""
+        short, longest = min(height, width), max(self.size, height, width)
+
+        def side(length: int) -> Side:
+            if self.mode == "squash":
+                return Side(length, 0, length, self.size, 0, self.size)
+            if self.mode == "pad":
+                return Side(length, (longest - length) // 2, longest, self.size, 0, self.size)
+            made = self.resize or self.size
+            made = made if length == short else int(length * (made / short))
+            return Side(length, 0, length, made, (made - self.size) // 2, self.size)
+
+        return side(height), side(width)
+
+    def stretch(self, height: int, width: int, bands: int, channels: int) -> float | None:
+        """How many times longer, in L2, a change of a picture can become on its way to the model's input; rounded up.
+
+        So a radius R there is one of R / stretch at the picture's own size. All steps but the clipping are linear, and
+        clipping brings no two images further apart, so it takes nothing from that.
+
+        Args:
+            height, width: of the picture as decoded, in pixels.
+            bands: 1 for a grey picture, whose one channel is changed; 3 for colour.
+            channels: in how many channels of the model's input R is measured; 1 where noise is drawn once for all three.
+
+        Returns:
+            None for a filter whose weights are not known.
+        """
+        if self.resample not in FILTERS:
+            return None
+        rows, columns = self.sides(height, width)
+        copies = (
+            channels if bands == 1 or self.mode == "pad" else 1
+        )  # a change is repeated in each, and grows by the root
+        luma = float(np.linalg.norm(_LUMA)) if bands == 3 and self.mode == "pad" else 1.0
+        longest = luma * math.sqrt(copies) * norm(rows, self.resample) * norm(columns, self.resample)
+        return math.ceil(longest * 1e6) / 1e6
 
     def normalise(self, images: Tensor) -> Tensor:
         """(images - mean) / std, for images (batch, 3, size, size) in [0, 1]."""
@@ -77,15 +112,12 @@ class Preprocess:
 
 def _grey(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Luma of ITU-R 601, as Pillow's mode L, (height, width, 1)."""
-    luma = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
-    return pixels if pixels.shape[2] == 1 else pixels @ luma
+    return pixels if pixels.shape[2] == 1 else pixels @ _LUMA
 
 
-def _padded(pixels: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    height, width, bands = pixels.shape
-    square = np.zeros((side, side, bands), dtype=np.float32)
-    top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = pixels
+def _padded(pixels: NDArray[np.float32], rows: Side, columns: Side) -> NDArray[np.float32]:
+    square = np.zeros((rows.padded, columns.padded, pixels.shape[2]), dtype=np.float32)
+    square[rows.before : rows.before + rows.length, columns.before : columns.before + columns.length] = pixels
     return square
 
 

@@ -18,7 +18,7 @@ from titer.report.ladders import Ladder, image_of, judged, ladders, prompt_names
 from titer.report.parts import Drawing, Part
 from titer.report.plots import bounds_figure, robust_figure
 from titer.report.strip import address
-from titer.report.tables import MISSING, Line, Share, Table, Value, class_names, radius_text, settings_table
+from titer.report.tables import MISSING, Line, Share, Table, Value, class_names, radius_text, settings_table, title_of
 from titer.report.words import alarms
 from titer.results import challenged, retrieval
 from titer.results.foreign import rounded_down
@@ -98,7 +98,7 @@ def section(runs: Sequence[Run], certified: Sequence[Line] = ()) -> Section:
     tried, tested = ladders(attacks), list(_tested(challenges))
     doubts = (*(text for run in runs for text in alarms(run)), *_broken(tested), *_doubts(tried))
     return Section(
-        title=str(runs[0].info.get("data", {}).get("name")),
+        title=title_of(runs),
         facts=tuple(_facts(runs)),
         alarms=tuple(dict.fromkeys(doubts)),
         verdicts=tuple(_verdicts(tried)),

@@ -23,11 +23,13 @@ from titer.report.tables import (
     lines,
     settings_table,
     subgroup_table,
+    title_of,
 )
-from titer.report.words import GUARANTEES, alarms, certainty, notes, scale, verdict
+from titer.report.units import unit_tables
+from titer.report.words import GUARANTEES, alarms, certainty, notes, verdict
 from titer.results.foreign import open_results
 from titer.results.store import Run
-from titer.results.summary import run_certifies
+from titer.results.summary import noise_channels, run_certifies
 
 _VERDICTS = 3  # more prompt sets and sigmas than this are left to the tables
 
@@ -129,16 +131,16 @@ def template(name: str) -> Template:
 
 
 def by_data(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs on the same split of the same data set, together."""
-    found: dict[tuple[str, str], list[Run]] = {}
+    """Runs on the same split of the same data set, together; apart where their radii are of one and of three channels."""
+    found: dict[tuple[str, str, int], list[Run]] = {}
     for run in runs:
         found.setdefault(_data(run), []).append(run)
     return list(found.values())
 
 
-def _data(run: Run) -> tuple[str, str]:
+def _data(run: Run) -> tuple[str, str, int]:
     data = run.info.get("data", {})
-    return str(data.get("name")), str(data.get("split"))
+    return str(data.get("name")), str(data.get("split")), noise_channels(run)
 
 
 def section(runs: Sequence[Run], by: str | None = None) -> Section:
@@ -154,16 +156,16 @@ def section(runs: Sequence[Run], by: str | None = None) -> Section:
     certified = [line for line in parts if run_certifies(line.cell.run)]
     reliable = reliability_figure(parts)
     return Section(
-        title=str(runs[0].info.get("data", {}).get("name")),
+        title=title_of(runs),
         facts=tuple(_facts(runs, parts)),
         alarms=tuple(dict.fromkeys(text for run in runs for text in alarms(run))),
         verdicts=tuple(verdict(line) for line in _first(parts)),
         more=len(parts[_VERDICTS:]),
-        certainty=(*certainty(runs), *dict.fromkeys(text for run in runs if (text := scale(run)))),
+        certainty=tuple(certainty(runs)),
         notes=tuple(notes(parts, by)),
         curve=Markup(curve_figure(certified)) if certified else None,  # noqa: S704
         curve_text=curve_in_words(certified),
-        tables=(*([certified_table(certified)] if certified else []), answers_table(parts)),
+        tables=(*([certified_table(certified)] if certified else []), answers_table(parts), *unit_tables(certified)),
         reliability=Markup(reliable) if reliable else None,  # noqa: S704
         classes=tuple(table for line in parts if (table := class_table(line))),
         by=by,

@@ -33,6 +33,7 @@ class Example:
         truth: its label in words, empty where it has none.
         answer: the prediction in words.
         radius: certified radius, rounded down; empty where there is none.
+        original: the same at the picture's own size, and that size; empty where it is not known.
     """
 
     why: str
@@ -42,6 +43,7 @@ class Example:
     truth: str
     answer: str
     radius: str
+    original: str
 
 
 def examples(line: Line) -> list[Example]:
@@ -80,6 +82,7 @@ def _example(cell: Cell, why: str, record: Record) -> Example:
     noise = NoiseStream(0, "show").block(record["sample_id"], 0, (channels, *pixels.shape[:2]))[0]
     noisy = np.clip(pixels + cell.sigma * noise.transpose(1, 2, 0), 0, 1)
     names, label, prediction = class_names(cell.run), record["label"], record["prediction"]
+    certified = "radius" in record and prediction >= 0
     return Example(
         why=why,
         clean=address(pixels),
@@ -87,8 +90,14 @@ def _example(cell: Cell, why: str, record: Record) -> Example:
         name=record["sample_id"],
         truth="" if label is None else names[label],
         answer="none" if prediction < 0 else names[prediction],
-        radius=radius_text(record["radius"], 3) if "radius" in record and prediction >= 0 else "",
+        radius=radius_text(record["radius"], 3) if certified else "",
+        original=_original(record) if certified and "stretch" in record else "",
     )
+
+
+def _original(record: Record) -> str:
+    height, width, _ = record["size"]
+    return f"{radius_text(record['radius'] / record['stretch'], 3)} at {width} × {height}"
 
 
 def address(pixels: NDArray[np.floating[Any]]) -> str:

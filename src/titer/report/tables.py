@@ -14,7 +14,7 @@ from titer.errors import InputError
 from titer.results.foreign import rounded_down
 from titer.results.robustness import length_text
 from titer.results.store import Record, Run
-from titer.results.summary import Cell, cells, groups, radii, radii_shown, run_certifies, share_at
+from titer.results.summary import Cell, cells, groups, noise_channels, radii, radii_shown, run_certifies, share_at
 from titer.statistics import curves
 from titer.statistics.intervals import Interval, clustered
 from titer.statistics.ranking import (
@@ -91,6 +91,12 @@ class Table:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
+
+
+def title_of(runs: Sequence[Run]) -> str:
+    """The data set that runs are on, and that their radii are of one channel where they are."""
+    name = str(runs[0].info.get("data", {}).get("name"))
+    return f"{name}, one-channel noise" if noise_channels(runs[0]) == 1 else name
 
 
 def lines(runs: Sequence[Run]) -> list[Line]:

@@ -69,19 +69,6 @@ def certainty(runs: Sequence[Run]) -> Iterator[str]:
         )
 
 
-def scale(run: Run) -> str | None:
-    """What a radius means in grey levels."""
-    size, parts = run.info.get("model", {}).get("size"), [r for r in run.records if r.get("radius")]
-    if not size or not parts:
-        return None
-    values = size * size * (1 if parts[0].get("channels") == 1 else 3)
-    radius = 0.25
-    return (
-        f"To picture it: a radius of {radius:g} is reached by changing every one of the {values:,} input values by "
-        f"{255 * radius / math.sqrt(values):.2f} of 255 grey levels, or a single one by {255 * radius:.0f}."
-    )
-
-
 def alarms(run: Run) -> Iterator[str]:
     """What a reader must not miss."""
     samples = run.info.get("samples", {})
@@ -168,5 +155,5 @@ def _beyond(parts: Sequence[Line]) -> dict[float, list[float]]:
 
 def _differing(settings: Sequence[Mapping[str, object]]) -> list[str]:
     """Names of the settings that change what a certificate says and are not the same everywhere."""
-    named = ("certifier", "n", "n0", "alpha", "joint", "bound", "noise_channels", "guarantee")
+    named = ("certifier", "n", "n0", "alpha", "joint", "bound", "guarantee")
     return [name for name in named if len({str(one[name]) for one in settings if name in one}) > 1]

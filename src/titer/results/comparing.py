@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from titer.errors import InputError
 from titer.results.robustness import stands
 from titer.results.store import Record, Run
-from titer.results.summary import cells, correct, groups, radii, radii_shown, run_certifies
+from titer.results.summary import cells, correct, groups, noise_channels, radii, radii_shown, run_certifies
 from titer.statistics.comparisons import Comparison, holm, paired
 
 
@@ -23,6 +23,7 @@ class Side:
         name: of the prompt set, with its run where both have the same.
         place: what both sides must have in common to be compared.
         guarantee: of its radii; empty where there are none.
+        channels: that its radii are measured in; 1 for noise drawn once.
         records: one per labelled image.
         good: which of them (images,) are right there.
     """
@@ -30,6 +31,7 @@ class Side:
     name: str
     place: str
     guarantee: str
+    channels: int
     records: tuple[Record, ...]
     good: NDArray[np.bool_]
 
@@ -64,7 +66,8 @@ def compare(first: Run, second: Run) -> list[ComparisonRow]:
     a norm. A prompt set is not compared with itself: the same run twice compares its prompt sets with each other.
 
     Raises:
-        InputError: for runs that have no image or no place in common, or radii under different guarantees.
+        InputError: for runs that have no image or no place in common, or radii under different guarantees or of one and of
+            three channels.
     """
     same = first.path == second.path
     ours, theirs = (_sides(run, other) for run, other in ((first, second), (second, first)))
@@ -99,19 +102,22 @@ def _sides(run: Run, other: Run) -> list[Side]:
 
 def _attacked(run: Run, name: Callable[[str], str]) -> Iterator[Side]:
     for stand in stands(run):
-        yield Side(name(stand.prompts), f"{stand.norm} {stand.epsilon_text}", "", stand.records, stand.holds)
+        yield Side(name(stand.prompts), f"{stand.norm} {stand.epsilon_text}", "", 3, stand.records, stand.holds)
 
 
 def _certified(run: Run, name: Callable[[str], str]) -> Iterator[Side]:
+    channels = noise_channels(run)
     for cell in cells(run):
         records = tuple(cell.labelled)
         if not run_certifies(run):
-            yield Side(name(cell.prompts), f"sigma {cell.sigma_text}", "", records, correct(records))
+            yield Side(name(cell.prompts), f"sigma {cell.sigma_text}", "", 3, records, correct(records))
             continue
         for radius in radii_shown(cell):
             reached = correct(records) & (radii(records) >= radius)
             guarantee = str(records[0].get("guarantee", "")) if records else ""
-            yield Side(name(cell.prompts), f"sigma {cell.sigma_text}, r = {radius:g}", guarantee, records, reached)
+            yield Side(
+                name(cell.prompts), f"sigma {cell.sigma_text}, r = {radius:g}", guarantee, channels, records, reached
+            )
 
 
 def _compared(one: Side, two: Side) -> tuple[Comparison, tuple[float, float]]:
@@ -119,6 +125,12 @@ def _compared(one: Side, two: Side) -> tuple[Comparison, tuple[float, float]]:
         raise InputError(
             f"the radii of {one.name} are {one.guarantee}, those of {two.name} {two.guarantee}: "
             "they state different things and are not comparable (docs/guarantees.md)"
+        )
+    if one.channels != two.channels:
+        grey, colour = (one, two) if one.channels == 1 else (two, one)
+        raise InputError(
+            f"the radii of {grey.name} are of one channel, those of {colour.name} of three: a change of a grey picture is √3 "
+            "times as long in three channels, so they are not comparable (docs/guarantees.md)"
         )
     other = {record["sample_id"]: (record, bool(good)) for record, good in zip(two.records, two.good, strict=True)}
     both = [

@@ -16,13 +16,16 @@ from titer.errors import InputError, unknown
 from titer.results.published import write_published
 from titer.results.robustness import Stand, stands
 from titer.results.store import Record, Run, read_run
-from titer.results.summary import Cell, cells, certified_accuracy, correct, radii_shown
+from titer.results.summary import Cell, cells, certified_accuracy, correct, noise_channels, radii_shown
 from titer.results.totals import contradiction, read_totals, total_lines
 from titer.statistics.intervals import Interval
 
 HEADER = ("idx", "label", "predict", "radius", "correct", "time")
 FOREIGN = "foreign"
 """Name of the prompt set of runs that were read from a file of someone else."""
+
+ONE_CHANNEL = "one_channel"
+"""In the name of a file whose radii are of one channel; its columns cannot say so."""
 
 NOT_RECORDED = "not recorded"
 """Guarantee of such runs: the file does not say which pipeline its radii hold for."""
@@ -89,7 +92,8 @@ def read_foreign(path: Path) -> Run:
         "samples": {"expected": len(last), "done": len(last), "failed": 0},
         "warnings": warnings,
     }
-    return Run(path, info, [_record(row, sigma) for row in last.values()], ())
+    channels = {"channels": 1} if ONE_CHANNEL in path.name else {}
+    return Run(path, info, [_record(row, sigma) | channels for row in last.values()], ())
 
 
 def _data_name(path: Path) -> str:
@@ -177,12 +181,18 @@ def export_run(run: Run, to: str, out: Path) -> list[Path]:
     The first two have no column for a prompt set or a sigma: where there are several, their name is put before the suffix.
 
     Raises:
-        InputError: for an unknown format, a run that has no certificates, or a place that cannot be written to.
+        InputError: for an unknown format, a run that has no certificates, a place that cannot be written to, or a file of
+            one-channel radii whose name does not say so.
     """
     if to not in _WRITERS:
         raise unknown("format", to, _WRITERS)
     if not run.records:
         raise InputError(f"{run.path} has no finished samples to export")
+    if noise_channels(run) == 1 and to in ("cohen", "promptsmooth") and ONE_CHANNEL not in out.stem:
+        raise InputError(
+            f"{out}: the radii of {run.path} are of one channel, and this format has no column that says so; expected a file "
+            f"name with {ONE_CHANNEL!r} in it, such as {out.with_stem(f'{out.stem}_{ONE_CHANNEL}').name}, or --to csv"
+        )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         return _WRITERS[to](run, out)
@@ -288,7 +298,10 @@ def _latex(run: Run, out: Path) -> list[Path]:
     head = ["prompts", r"$\sigma$", *(rf"$r \ge {radius:g}$" for radius in shown)]
     rows = [" & ".join([_escaped(cell.prompts), f"{cell.sigma:g}", *_latex_shares(cell, shown)]) for cell in parts]
     what = f"certified accuracy (R >= r) in percent of all labelled images of {run.info['data']['name']}"
-    return _tabular(out, what, head, rows)
+    of_one = [
+        "noise was drawn once for all channels: r is of the one-channel picture, not comparable with three channels"
+    ]
+    return _tabular(out, what, head, rows, of_one if noise_channels(run) == 1 else ())
 
 
 def _latex_attacked(run: Run, out: Path) -> list[Path]:

@@ -185,6 +185,11 @@ def run_certifies(run: Run) -> bool:
     return bool(run.records) and "radius" in run.records[0]
 
 
+def noise_channels(run: Run) -> int:
+    """1 where noise was drawn once for all three channels, so that radii are of the one-channel picture; else 3."""
+    return 1 if any(record.get("channels") == 1 for record in run.records[:1]) else 3
+
+
 def radii_shown(cell: Cell) -> list[float]:
     """Radii at which tables show certified accuracy: those asked for, else a grid, as far as draws could prove them."""
     settings: Any = cell.run.info.get("settings", {})
