@@ -105,7 +105,7 @@ def section(runs: Sequence[Run], certified: Sequence[Line] = ()) -> Section:
         parts=(
             *(_robust([one for one in tried if one.norm == norm], certified) for norm in _norms(tried)),
             *_beside(tried, certified),
-            *(_checks(run) for run in attacks if run.info.get("checks")),
+            *(checks_part(run) for run in attacks if run.info.get("checks")),
             *([_challenges(tested)] if tested else []),
             *(_retrieval(run) for run in retrievals),
         ),
@@ -354,7 +354,8 @@ def _crossings(rows: Sequence[tuple[Value, ...]]) -> str:
     return f"In {above} of {len(rows)} rows of the table, certified accuracy lies above accuracy under attack."
 
 
-def _checks(run: Run) -> Part:
+def checks_part(run: Run) -> Part:
+    """The self-checks of a run of an attack."""
     rows = tuple(
         (check["prompts"], check["check"], check["verdict"], check["detail"]) for check in run.info.get("checks", ())
     )
