@@ -34,12 +34,13 @@ def run(
 
     Example: titer run recipes/promptsmooth/phantoms.toml --set size=quick --out runs/phantoms
     """
-    from titer.config import is_of_upstream
+    from titer.config import is_of_questions, is_of_upstream
 
     given: dict[str, Any] = {"model": model, "data": data, "changes": settings(set_ or ())}
     how: dict[str, Any] = {"seed": seed, "device": device, "workers": workers, "command": o.command()}
     with o.told(out):
-        page = (_upstream if is_of_upstream(recipe) else _comparison)(recipe, out, given, how)
+        kind = _upstream if is_of_upstream(recipe) else _questions if is_of_questions(recipe) else _comparison
+        page = kind(recipe, out, given, how)
     note(f"wrote {page}")
 
 
@@ -59,3 +60,12 @@ def _upstream(recipe: Path, out: Path, given: dict[str, Any], how: dict[str, Any
 
     run_upstream(read_upstream_recipe(recipe, **given), out, **how)
     return upstream_page([out], out / "report.html")
+
+
+def _questions(recipe: Path, out: Path, given: dict[str, Any], how: dict[str, Any]) -> Path:
+    from titer.config import read_question_recipe
+    from titer.evaluate.asking import run_questions
+    from titer.report.asked import questions_page
+
+    run_questions(read_question_recipe(recipe, **given), out, **how)
+    return questions_page([out], out / "report.html")

@@ -226,7 +226,7 @@ def run_study(
     for cell in study.cells:
         for entry in (study.attacks[name] for name in cell.attacks):
             check_task(entry.method, entry.attack, judged[cell.name])
-    with _alone(out):
+    with alone(out):
         said = _begun(out, _said(study, encoder, everything, judged, command), seed)
         for cell in study.cells:
             for prompts in _prompt_sets(study, [cell]):
@@ -309,7 +309,7 @@ def _refuse_foreign(out: Path) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> Iterator[None]:
     """Nobody else writes to a comparison meanwhile."""
     lock = FileLock(out / LOCK)
     try:
@@ -472,17 +472,17 @@ def _fitted(prompts: PromptSet, encoder: Encoder, data: Data, out: Path) -> dict
         "shots": prompts.shots,
         "seed": prompts.seed,
     }
-    if not _is_done(path, expected):
+    if not fit_is_done(path, expected):
         fit(
             defense, encoder, data, out=path, shots=prompts.shots, seed=prompts.seed, cache=out / "features",
             command=f"part of {out.name}",
         )  # fmt: skip
-    facts = _facts(path)
+    facts = fit_facts(path)
     kept = {"fit_seconds": facts["seconds"], "images": len(facts["ids"]), "warnings": facts["warnings"]}
     return told | kept | {"bytes": (path / WEIGHTS).stat().st_size}
 
 
-def _is_done(path: Path, expected: Mapping[str, Any]) -> bool:
+def fit_is_done(path: Path, expected: Mapping[str, Any]) -> bool:
     """Whether a fit with these facts is there.
 
     Raises:
@@ -491,7 +491,7 @@ def _is_done(path: Path, expected: Mapping[str, Any]) -> bool:
     if not (path / CONFIG).exists():
         (path / WEIGHTS).unlink(missing_ok=True)  # of a fit that was interrupted between its two files
         return False
-    facts = _facts(path)
+    facts = fit_facts(path)
     found = differences({name: facts.get(name) for name in expected}, json.loads(json.dumps(expected)))
     if found:
         raise InputError(
@@ -500,7 +500,7 @@ def _is_done(path: Path, expected: Mapping[str, Any]) -> bool:
     return True
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def fit_facts(path: Path) -> dict[str, Any]:
     """What a fit says of itself."""
     try:
         facts: dict[str, Any] = json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]
