@@ -32,6 +32,9 @@ NO_LOOK, CLEAN = "no look", "no attack"
 _SHOWN = 6  # questions of the strip
 _WORDINGS = 20
 _VERDICTS = 4
+_MOVED = "more steps, more restarts and a larger epsilon of the picture break no fewer questions, noise no more"
+_SWAPPED = "of all swaps of one word none breaks a question that the attack left"
+_CHECKED = {"image": f"{_MOVED}. ", "text": f"{_SWAPPED}. ", "both": f"{_MOVED}; {_SWAPPED}. "}
 _HALVES = {"image": "image", "text": "words", "both": "image and words"}
 
 
@@ -136,7 +139,7 @@ def section(runs: Sequence[Run]) -> Section:
         parts=(
             *(part for place, own in enumerate(sets) for part in _parts(own, place, len(sets) > 1)),
             *_words(tried),
-            *(checks_part(run) for run in runs if run.info.get("checks")),
+            *(checks_part(run, _CHECKED[_halves(run)]) for run in runs if run.info.get("checks")),
         ),
         asked=tuple(_strip(tried)),
         failures=tuple((line["sample_id"], line["error"]) for run in runs for line in run.failures),
