@@ -16,8 +16,9 @@ from titer.certify import CERTIFIERS
 from titer.certify.certificate import Guarantee
 from titer.certify.settings import check_sigma
 from titer.data.classes import Wording
-from titer.defenses import DEFENSES
+from titer.defenses import DEFENSES, QUESTION_DEFENSES, QuestionDefense
 from titer.errors import InputError, unknown
+from titer.evaluate.asking import QuestionAttackEntry, QuestionStudy
 from titer.evaluate.benchmarks import BENCHMARKS, Benchmark, Part
 from titer.evaluate.plan import check_draws
 from titer.evaluate.study import AttackEntry, Cell, Entry, Study
@@ -29,7 +30,7 @@ from titer.upstream.noises import build_noise
 from titer.upstream.study import UpstreamArm, UpstreamQuestions, UpstreamStudy
 
 Table = dict[str, Any]
-Described = TypeVar("Described", Study, UpstreamStudy)
+Described = TypeVar("Described", Study, UpstreamStudy, QuestionStudy)
 
 SIZES = ("quick", "full")
 FOLDER = Path("recipes")
@@ -46,6 +47,7 @@ _TABLES = (
     "grid",
     "cells",
     "upstream",
+    "questions",
     *SIZES,
 )
 _OWN = ("method", "guarantee", "baseline", "shots", "seeds", "per_sigma", "cells")
@@ -58,7 +60,11 @@ _UPSTREAM = ("corpus", "surrogate", "tasks", "seeds", "base", "pretraining", "ar
 _OF_UPSTREAM = ("attack", "eps", "ratios", "surrogate")
 """Keys of an arm of upstream noise that are the study's; all others are settings of the noise."""
 
-_QUESTIONS = ("sets", "heads", "fusion", "attack", "eps", "limit", "allow")
+_QUESTIONS = ("tasks", "fusion", "heads", "attacks", "seeds", "limit", "allow")
+
+_OF_QUESTIONS = ("sets", "heads", "fusion", "attack", "eps", "limit", "allow")
+"""Keys of the questions that a study of upstream noise asks."""
+
 _GRID = ("shots", "seeds", "sigma")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -96,6 +102,28 @@ def read_upstream_recipe(
         InputError: naming the file and what is wrong with it.
     """
     return _read_as(_upstream, path, model, data, changes)
+
+
+def read_question_recipe(
+    path: Path | str, *, model: str | None = None, data: str | None = None, changes: Mapping[str, Any] | None = None
+) -> QuestionStudy:
+    """The comparison on questions that a recipe with a table ``questions`` describes.
+
+    Args:
+        path: as for ``read_recipe``.
+        model: in the place of the recipe's.
+        data: in the place of all of the recipe's sets of questions.
+        changes: as for ``read_recipe``.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    return _read_as(_questions, path, model, data, changes)
+
+
+def is_of_questions(path: Path | str) -> bool:
+    """Whether a recipe describes a comparison on questions."""
+    return "questions" in read_tables(path)
 
 
 def is_of_upstream(path: Path | str) -> bool:
@@ -263,11 +291,11 @@ def _upstream(recipe: Table, model: str | None, corpus: str | None) -> UpstreamS
         settings=_nested(_table(table, "pretraining")),
         tasks=tasks,
         only=only,
-        questions=_questions(_table(table, "questions", _QUESTIONS)),
+        questions=_asked_upstream(_table(table, "questions", _OF_QUESTIONS)),
     )
 
 
-def _questions(table: Table) -> UpstreamQuestions | None:
+def _asked_upstream(table: Table) -> UpstreamQuestions | None:
     """What is asked of each model; nothing where no set is named."""
     place = "[upstream.questions]"
     sets = _names(f"{place} sets", table.get("sets", ()))
@@ -289,6 +317,71 @@ def _questions(table: Table) -> UpstreamQuestions | None:
         )
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
+
+
+def _questions(recipe: Table, model: str | None, data: str | None) -> QuestionStudy:
+    for key in recipe:
+        if key not in ("title", "model", "questions"):
+            raise unknown("table", key, ("title", "model", "questions"))
+    table = _table(recipe, "questions", _QUESTIONS)
+    named = model or _table(recipe, "model", ("name",)).get("name")
+    tasks, heads, attacks = (
+        {name: own for name, own in _table(table, kind).items() if own is not False}
+        for kind in ("tasks", "heads", "attacks")
+    )
+    tasks = tasks if data is None else {"questions": data}
+    if not isinstance(named, str):
+        raise InputError("[model] names no model; expected name = '...', or --model on the command line")
+    if not tasks or not all(isinstance(task, str) for task in tasks.values()):
+        raise InputError("[questions.tasks]: expected NAME = 'DATA' for each set of questions (or --data)")
+    for kind, own in (("heads", heads), ("attacks", attacks)):
+        if not own:
+            raise InputError(f"[questions]: expected a table [questions.{kind}.NAME] for each of its {kind}")
+    for kind, names in (("tasks", tasks), ("heads", heads), ("attacks", attacks)):
+        for name in names:
+            _check_name(f"[questions.{kind}.{name}]", name)
+    limit = table.get("limit")
+    return QuestionStudy(
+        title=str(recipe.get("title", "Answers under attack")),
+        model=named,
+        tasks=tasks,
+        heads={name: _head(name, _table(table, "fusion"), own) for name, own in heads.items()},
+        attacks=tuple(_question_attack(name, own) for name, own in attacks.items()),
+        seeds=_wholes("[questions] seeds", table.get("seeds", 1), 0),
+        limit=None if limit is None else _wholes("[questions] limit", limit, 1)[0],
+        allow=_names("[questions] allow", table.get("allow", ())),
+    )
+
+
+def _head(name: str, shared: Table, own: Any) -> QuestionDefense:
+    place = f"[questions.heads.{name}]"
+    if not isinstance(own, dict):
+        raise InputError(f"{place}: expected a table, or false to leave it out, got {own!r}")
+    try:
+        return QUESTION_DEFENSES.build("fusion", **_settings(_merged(shared, own)))
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+
+
+def _question_attack(name: str, own: Any) -> QuestionAttackEntry:
+    place = f"[questions.attacks.{name}]"
+    if not isinstance(own, dict):
+        raise InputError(f"{place}: expected a table, or false to leave it out, got {own!r}")
+    norm = own.get("norm", "linf")
+    try:
+        eps = _lengths("eps", own.get("eps", "1/255"))
+        check_budgets("eps", eps, norm)
+        threats = rising(cast("Norm", norm), eps)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error
+    return QuestionAttackEntry(
+        name=name,
+        method=str(own.get("method", name)),
+        settings=_nested(_settings(own, _OF_ATTACK)),
+        norm=threats[0].norm,
+        eps=tuple(threat.epsilon for threat in threats),
+        checks=_truth(f"{place} checks", own.get("checks", True)),
+    )
 
 
 def _upstream_arm(name: str, table: Any, surrogate: str) -> UpstreamArm:

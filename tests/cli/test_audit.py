@@ -44,7 +44,9 @@ def test_one_command(
         assert (out / name).is_file(), name
     assert audit(data, out, "--json") == 0
     document = json.loads(capfd.readouterr().out)
-    assert set(document) == {"queue", "power", "reviewed", "auroc", "base_rates", "removed", "warnings"}
+    assert set(document) == {
+        "queue", "power", "flagged", "reviewed", "auroc", "base_rates", "removed", "warnings"
+    }  # fmt: skip
     assert len(document["queue"]) == 20
     assert document["removed"] is None
     assert {row["power"] for row in document["power"]} == {None}
@@ -59,6 +61,8 @@ def test_one_command(
         (("--drop", "2"), "--drop: expected a number from 0 to 1"),
         (("--drop", "0.1", "--drop-below", "0.1"), "expected one of --drop-below TRUST and --drop SHARE"),
         (("--drop", "0.1", "--limit", "55"), "with --limit only some rows are judged"),
+        (("--trusted", "nowhere"), "nowhere"),
+        (("--trusted", "titer:phantoms"), "titer:phantoms has no captions in the split 'all'"),
         (("--limit", "20"), "has 20 captioned pairs"),
         (("--split", "val"), "there is no split 'val'; expected one of test, train, all"),
         (("--model", "titer:tiny"), "titer:tiny is given twice"),

@@ -59,12 +59,14 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     return load_model(clip_directory(tmp_path_factory.mktemp("clip")))
 
 
-@pytest.fixture(scope="module", params=["linear", "mlp", "nmtune", "ran"])
+@pytest.fixture(scope="module", params=["linear", "mlp", "nmtune", "ran", "ran before"])
 def fitted(
     request: pytest.FixtureRequest, encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
     path = tmp_path_factory.mktemp("fit") / "fusion"
-    fit("fusion", encoder, data(), out=path, seed=3, settings={**QUICK, "head": request.param})
+    head, _, site = request.param.partition(" ")
+    settings = {**QUICK, "head": head, **({"site": site, "views": 2} if site else {})}
+    fit("fusion", encoder, data(), out=path, seed=3, settings=settings)
     return request.param, path
 
 
@@ -181,6 +183,8 @@ def test_a_row_without_an_answer_is_left_out(encoder: Encoder, tmp_path: Path) -
     ("settings", "said"),
     [
         ({"head": "ranx"}, "did you mean 'ran'"), ({"width": 10, "heads": 4}, "heads: expected"),
+        ({"site": "behin"}, "did you mean 'behind'"), ({"site": "before"}, "a linear head has no MLP"),
+        ({"head": "ran", "views": 1}, "views: expected at least 2"),
         ({"epochs": 0}, "epochs: expected above 0"), ({"eps": 2.0}, "eps"), ({"smallest": 0.0}, "smallest: expected"),
     ],
 )  # fmt: skip

@@ -57,6 +57,7 @@ def attacked(encoder: Encoder, fusion: str) -> Callable[..., Run]:
     def run(out: Path, name: str = "pgd", **options: Any) -> Run:
         asked = options.pop("data", None) or data("test")
         settings = {"steps": 3, **options.pop("settings", {})}
+        options = {"checks": False, **options}  # they take longer than the rest
         return attack_answers(
             encoder, asked, name, prompts=[fusion], out=out, settings=settings, **{"eps": EPS, **options}
         )
@@ -82,6 +83,23 @@ def test_records_of_an_attack_on_the_image(
     image = encoder.preprocess(data("test").read(data("test").examples[0]).pixels)[None]
     own = next(record for record in found.records if record["sample_id"] == data("test").examples[0].id)
     assert int(answerer.asking([own["question"]])(image).argmax()) == own["clean_prediction"]
+
+
+def test_the_attack_is_checked(attacked: Callable[..., Run], tmp_path: Path, words: dict[str, Any]) -> None:
+    found = attacked(tmp_path / "image", eps=[EPS / 4, EPS], checks=True)
+    told = {check["check"]: check for check in found.info["checks"]}
+    assert len(told) == 9
+    assert not any("without a limit" in name or "random search" in name for name in told)
+    assert told["gradients are finite and not zero"]["verdict"] == "passed"
+    assert told["strength grows with epsilon"]["verdict"] == "passed"
+    assert told["noise of the same size is weaker"]["verdict"] == "passed"
+    before = timeless(found)
+    assert timeless(attacked(tmp_path / "image", eps=[EPS / 4, EPS], checks=True)) == before
+    by_words = {"halves": "text", "swap": words}
+    (check,) = attacked(tmp_path / "words", "sga", settings=by_words, checks=True).info["checks"]
+    assert (check["check"], check["verdict"]) == ("no single swap breaks what the attack left", "passed")
+    none = attacked(tmp_path / "none")
+    assert "checks" not in none.info
 
 
 def test_words_alone_leave_the_image_and_say_what_was_swapped(
@@ -204,7 +222,9 @@ def test_on_the_command_line(tmp_path: Path, fusion: str, capsys: pytest.Capture
         lines.append(f"{each.path}.png,{each.attributes['question']},{each.attributes['answer']},test")
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     common = ["--model", str(model), "--data", str(tmp_path / "t.csv"), "--out", str(tmp_path / "run")]
-    assert titer(["attack", "pgd", *common, "--prompts", fusion, "--eps", "8/255", "--set", "steps=2"]) == 0
+    assert (
+        titer(["attack", "pgd", *common, "--prompts", fusion, "--eps", "8/255", "--set", "steps=2", "--no-checks"]) == 0
+    )
     shown = capsys.readouterr()
     assert "clean\tattacked\tof right" in shown.out
     assert "6 of 6 questions done" in shown.err

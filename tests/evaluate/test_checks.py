@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from torch import Tensor
 
 from titer.attacks import Model, Norm, Random, Threat
 from titer.attacks.pgd import Pgd
-from titer.evaluate.checks import SelfChecks
+from titer.attacks.words import SynonymTable, WordSwap
+from titer.evaluate.checks import Check, SelfChecks, every_swap
 
 SIDE, CLASSES, BATCH = 6, 3, 16
 
@@ -117,6 +119,45 @@ def test_a_weak_attack_is_seen() -> None:
     found = checks(held=everything_holds).this_attack()
     assert found.verdict == "failed"
     assert f"of {BATCH} images right: {BATCH}" in found.detail
+
+
+def test_questions_are_checked_without_random_search_and_without_an_unlimited_budget() -> None:
+    of_all, of_questions = checks().run(), checks().of_questions()
+    left_out = {check.check for check in of_all} - {check.check for check in of_questions}
+    assert left_out == {"without a limit nothing holds", "random search does not beat gradients"}
+    assert {check.check for check in of_questions} <= {check.check for check in of_all}
+
+
+def test_a_swap_that_the_attack_missed_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "words.toml").write_text('preserving = [["lung", "pulmo"], ["cell", "cellule"]]\n')
+    swap = WordSwap(SynonymTable(str(tmp_path / "words.toml")))
+    questions, labels = ["which lung", "which cell", "which side"], torch.tensor([0, 0, 0])
+    reader = Reader()
+
+    def looked(*held: bool) -> Check:
+        return every_swap(swap, reader, torch.zeros(3, 3, 1, 1), questions, labels, torch.tensor(held))  # type: ignore[arg-type]
+
+    found = looked(True, True, True)  # one may be missed of so few
+    assert (found.verdict, found.detail) == (
+        "passed", "of 3 questions 1 break under some swap of one word; the attack left 1 of them"
+    )  # fmt: skip
+    assert looked(False, True, True).detail.endswith("the attack left 0 of them")
+    reader.fooled = ("pulmo", "cellule")
+    assert looked(True, True, True).verdict == "failed"
+
+
+class Reader:
+    """Gives another answer to whatever has one of some words."""
+
+    fooled: tuple[str, ...] = ("pulmo",)
+    text_tower = None
+
+    def about(self, image: Tensor) -> Reader:
+        assert image.shape == (3, 1, 1)
+        return self
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        return torch.tensor([[0.0, 1.0] if any(word in text for word in self.fooled) else [1.0, 0.0] for text in texts])
 
 
 def test_without_another_model_nothing_is_transferred() -> None:

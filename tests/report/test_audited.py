@@ -62,6 +62,22 @@ def test_power_is_said_first_and_weakness_with_it(tmp_path: Path) -> None:
     assert len(found.suspects) == 50
 
 
+def test_a_trusted_set_is_said(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    records = [{**record, "real": 100, "ahead": place} for place, record in enumerate(run.records)]
+    lines = [json.dumps({"sample_id": str(place), "path": str(place), "score": 0.5}) for place in range(100)]
+    (run.path / "trusted.jsonl").write_text("\n".join(lines) + "\n")
+    info = {**run.info, "trusted": {"name": "clean", "split": "all", "pairs": 100, "groups": 100}}
+    found = section(Run(run.path, info, tuple(records), ()))
+    assert "100 trusted pairs of clean, all split" in found.facts
+    assert found.verdicts[0].startswith("At a threshold that flags 1 % of the trusted pairs")
+    assert found.verdicts[-1].startswith("Of the audited pairs 2 of 120 are above it, 2 %")
+    assert "about 1 would be" in found.verdicts[-1]
+    assert [table.title for table in found.parts[0].tables] == [
+        "Power", "If more is flagged", "Audited pairs above thresholds of trusted ones"
+    ]  # fmt: skip
+
+
 def test_unknown_power_is_said(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", canaries=99)
     found = section(run)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from titer.errors import InputError
-from titer.results.answered import accuracies, swaps
+from titer.results.answered import (
+    accuracies,
+    as_prior,
+    by_kind,
+    by_question,
+    ladder,
+    over_prior,
+    swapped_words,
+    swaps,
+    worst,
+)
 from titer.results.store import Run
 from titer.statistics.intervals import proportion
 
@@ -71,6 +82,41 @@ def test_swaps_are_counted() -> None:
     (counts,) = swaps(run(records))
     assert (counts.attacked, counts.swapped, counts.broken) == (2, 2, 1)
     assert swaps(run(RECORDS)) == []
+
+
+def test_several_attacks_together_break_what_any_of_them_breaks() -> None:
+    parts = ladder(run(RECORDS))
+    other = replace(parts[0], broken=frozenset({"c"}))
+    found = {row.kind: row for row in by_kind(worst([parts[0], other]))}
+    assert found["all"].attacked == proportion(1, 5)  # of a, b and c, which were right, only b holds
+    assert (found["open"].attacked, found["closed"].attacked) == (proportion(0, 3), proportion(1, 2))
+
+
+def test_each_wording_has_a_row() -> None:
+    asked = [record(str(place), "open", 0, 0, place % 2, 0.1, question=f"Q{place // 4}") for place in range(10)]
+    (part,) = ladder(run(asked))
+    assert [(row.kind, row.questions) for row in by_question(part)] == [("Q0", 4), ("Q1", 4), ("Q2", 2)]
+    assert by_question(part)[0].attacked == proportion(2, 4)
+
+
+def test_no_look_is_compared_on_the_same_questions() -> None:
+    (first, _) = ladder(run(RECORDS))
+    same = over_prior(first)
+    assert same.difference == pytest.approx(3 / 5 - 2 / 5)
+    assert same.low < 0 < same.high
+    assert as_prior(first) == 2  # a and d
+    better = [record(str(place), "open", 1, 1, 1, 0.1) for place in range(40)]
+    assert over_prior(ladder(run(better))[0]).low > 0.5
+
+
+def test_the_most_harmful_swap_is_first() -> None:
+    def swap(word: str) -> list[dict[str, Any]]:
+        return [{"start": 0, "word": word, "replacement": "B", "meaning": "preserving"}]
+
+    records = [record(str(place), "open", 0, 0, place % 2, eps, changes=swap("Lung" if place < 4 else "cell"))
+               for place in range(10) for eps in (0.1, 0.2)]  # fmt: skip
+    rows = [(row.word, row.replacement, row.questions, row.broken) for row in swapped_words(run(records))]
+    assert rows == [("cell", "b", 6, 3), ("lung", "b", 4, 2)]
 
 
 def test_a_run_of_something_else_is_refused() -> None:

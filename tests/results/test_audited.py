@@ -130,6 +130,25 @@ def test_area_is_the_mean_share_of_real_pairs_below() -> None:
     assert fewer.area.high - fewer.area.low > row.area.high - row.area.low
 
 
+def test_what_trusted_pairs_flag_is_counted_and_their_scores_make_the_threshold(run: Run) -> None:
+    assert not audited.flagged(run)
+    assert not audited.flagged_table(run)
+    records = [{**record, "real": 150, "ahead": place, "group": place // 2} for place, record in enumerate(run.records)]
+    believed = [pair(place, 0.5 - place / 400) for place in range(150)]
+    (run.path / "trusted.jsonl").write_text("".join(json.dumps(record) + "\n" for record in believed))
+    against = Run(run.path, {**run.info, "trusted": {"name": "clean"}}, tuple(records), ())
+    rows = {row.false_alarms: row for row in audited.flagged(against)}
+    assert list(rows) == [0.01, 0.05, 0.1, 0.2, 0.3]  # a thousandth of 150 is less than one pair
+    at = rows[0.01]
+    assert (at.pairs, at.flagged) == (200, 2)
+    assert at.expected == pytest.approx(2.0)
+    assert at.share == clustered([float(place < 2) for place in range(200)], [place // 2 for place in range(200)])
+    assert audited.threshold_score(against, 0.01) == pytest.approx(0.5 - 1 / 400)
+    assert audited.threshold_score(run, 0.01) == pytest.approx(1 - 2 / 199)
+    first = audited.flagged_table(against)[0]
+    assert (first["of audited pairs"], first["if all were clean, at most about"]) == ("2 of 200", "2")
+
+
 def test_base_rates_are_of_known_power_and_real_noise(run: Run) -> None:
     (row,) = audited.base_rates(run)
     assert (row.family, row.false_alarms) == ("text", 0.01)

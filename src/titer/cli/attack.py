@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from titer.cli import options as o
-from titer.cli.output import document, table
+from titer.cli.output import document
 from titer.cli.questions import asks_questions, attack_answers
 from titer.cli.retrieval import attack_pairs
 from titer.cli.values import numbers, settings, whole
@@ -64,7 +64,7 @@ def attack(
         attack_answers(
             name, model, data, out, prompts=tuple(prompts or ()), json=json, norm=norm, eps=_budgets(eps, norm),
             settings=settings(set_ or ()), split=split, limit=limit, seed=seed, workers=workers, device=device,
-            dtype=dtype, by=tuple(by or ()), allow=tuple(allow or ()), images=images,
+            dtype=dtype, by=tuple(by or ()), allow=tuple(allow or ()), images=images, checks=checks,
         )  # fmt: skip
         return
     if name in PAIR_ATTACKS:
@@ -105,10 +105,6 @@ def _summary(finished: Any, json: bool) -> None:
         document({"overview": [vars(row) for row in rows], "checks": checks})
         return
     o.overview_table(rows)
-    if checks:
-        table(
-            ("prompts", "self-check", "verdict", "figures"),
-            [(check["prompts"], check["check"], check["verdict"], check["detail"]) for check in checks],
-        )
+    o.checks_table(checks)
     o.ran(finished.info["settings"])
     o.counted(finished)

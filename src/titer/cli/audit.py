@@ -31,6 +31,13 @@ def audit(
     ],
     data: o.DataName,
     out: o.Out,
+    trusted: Annotated[
+        str | None,
+        typer.Option(
+            "--trusted", help="Pairs believed to be clean, which say what is usual where many of --data are not."
+        ),
+    ] = None,
+    trusted_split: Annotated[str, typer.Option("--trusted-split", help="Which split of the trusted set.")] = "all",
     drop: Annotated[
         str | None, typer.Option("--drop", help="Write kept.csv without this share of the pairs, such as 0.05.")
     ] = None,
@@ -69,8 +76,9 @@ def audit(
         check_keeps(data, limit)
     with o.told(out):
         finished = run(
-            model, data, out=out, seed=seed, workers=workers, images=images, command=o.command(), split=split,
-            limit=limit, by=tuple(by or ()), settings=settings(set_ or ()), device=device, dtype=dtype,
+            model, data, out=out, seed=seed, workers=workers, images=images, command=o.command(),
+            trusted=trusted, trusted_split=trusted_split, split=split, limit=limit, by=tuple(by or ()),
+            settings=settings(set_ or ()), device=device, dtype=dtype,
         )  # fmt: skip
     page = write_audit(finished, chosen)
     _summary(finished, chosen, json)
@@ -88,6 +96,7 @@ def _summary(finished: Run, chosen: Filter | None, json: bool) -> None:
         document({
             "queue": audited.queue_table(finished, _TOP),
             "power": [_plain(row) for row in audited.power(finished)],
+            "flagged": [_plain(row) for row in audited.flagged(finished)],
             "reviewed": [_plain(row) for row in audited.reviewed(finished)],
             "auroc": [_plain(row) for row in audited.areas(finished)],
             "base_rates": [_plain(row) for row in audited.base_rates(finished)],
@@ -98,6 +107,7 @@ def _summary(finished: Run, chosen: Filter | None, json: bool) -> None:
     for rows in (
         audited.queue_table(finished, _TOP),
         audited.power_table(finished),
+        audited.flagged_table(finished),
         audited.base_rate_table(finished),
         audited.removal_table(removed or ()),
     ):

@@ -173,6 +173,15 @@ def overview_table(rows: Sequence[Any]) -> None:
     table([name.replace("_", " ") for name in columns], [list(vars(row).values()) for row in rows])
 
 
+def checks_table(checks: Sequence[Mapping[str, str]]) -> None:
+    """Self-checks of an attack, where any were made."""
+    if checks:
+        table(
+            ("prompts", "self-check", "verdict", "figures"),
+            [(check["prompts"], check["check"], check["verdict"], check["detail"]) for check in checks],
+        )
+
+
 def ran(settings: Mapping[str, Any]) -> None:
     """Say with which settings an attack was run: of one name there are several attacks in the literature."""
     members = settings.get("ran", [])

@@ -40,14 +40,16 @@ def _summary(finished: Any, json: bool) -> None:
     from titer.results.answered import SUCCESS, accuracies, swaps
     from titer.results.summary import spoken_rows
 
+    checks = finished.info.get("checks", [])
     swapped, rows = [vars(counts) for counts in swaps(finished)], accuracies(finished)
     if json:
         told = [{name: plain(value) for name, value in vars(row).items()} for row in rows]
-        document({"accuracies": told, "swaps": swapped, "success": dict(SUCCESS)})
+        document({"accuracies": told, "swaps": swapped, "success": dict(SUCCESS), "checks": checks})
     else:
         for lines in (spoken_rows(accuracies(finished)), swapped):
             if lines:
                 table([name.replace("_", " ") for name in lines[0]], [list(line.values()) for line in lines])
+        o.checks_table(checks)
         for name, text in SUCCESS.items():
             note(f"{name.replace('_', ' ')}: {text}")
         o.ran(finished.info["settings"])

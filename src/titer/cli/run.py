@@ -59,7 +59,7 @@ def run(
 
     Example: titer run recipes/promptsmooth/phantoms.toml --set size=quick --out runs/phantoms
     """
-    from titer.config import is_of_upstream, read_recipe
+    from titer.config import is_of_questions, is_of_upstream, read_recipe
     from titer.evaluate.outlook import outlook
     from titer.evaluate.running import Deadline, TimeIsUpError
     from titer.evaluate.study import open_study, run_study
@@ -70,14 +70,14 @@ def run(
     if minutes is not None and minutes < 0:
         raise InputError(f"--minutes: expected at least 0, got {minutes}")
     deadline = Deadline.within(minutes)
-    if is_of_upstream(recipe):
+    other = _upstream if is_of_upstream(recipe) else _questions if is_of_questions(recipe) else None
+    if other is not None:
         if estimate or minutes is not None:
             raise InputError(
-                f"{recipe} is a study of upstream noise, which has no --estimate and no --minutes; stop it by Ctrl-C"
+                f"{recipe} is no comparison of prompt sets: it has no --estimate and no --minutes; stop it by Ctrl-C"
             )
         with o.told(out):
-            page = _upstream(recipe, out, given, how)
-        note(f"wrote {page}")
+            note(f"wrote {other(recipe, out, given, how)}")
         return
     study = read_recipe(recipe, **given)
     if estimate:
@@ -130,3 +130,12 @@ def _upstream(recipe: Path, out: Path, given: dict[str, Any], how: dict[str, Any
 
     run_upstream(read_upstream_recipe(recipe, **given), out, **how)
     return upstream_page([out], out / "report.html")
+
+
+def _questions(recipe: Path, out: Path, given: dict[str, Any], how: dict[str, Any]) -> Path:
+    from titer.config import read_question_recipe
+    from titer.evaluate.asking import run_questions
+    from titer.report.asked import questions_page
+
+    run_questions(read_question_recipe(recipe, **given), out, **how)
+    return questions_page([out], out / "report.html")

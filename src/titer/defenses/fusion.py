@@ -2,7 +2,8 @@
 
 RAN-style (reconstructed), in two stages: the co-attention and a linear head learn the answers; then the co-attention is
 frozen, and a head that rectifies noise of pre-training is learned on its features. In one stage its distance from frozen
-features would chase features that it moves itself.
+features would chase features that it moves itself. With ``site = "before"`` the head's MLP stands before the co-attention,
+one for the tokens of each modality (``rectified.py``): these are frozen, and all is learned in one stage.
 """
 
 from __future__ import annotations
@@ -20,23 +21,21 @@ from torch import Tensor
 
 from titer.defenses.fit import minimise, parts
 from titer.defenses.nmtune import Mlp, NmTune
-from titer.defenses.objectives import cross_entropy
 from titer.defenses.ran import Ran
+from titer.defenses.rectified import plain_loss, rectified_loss
 from titer.defenses.task import Fitted, Task, Weights
 from titer.errors import InputError, unknown
-from titer.features.store import FeatureStore, Places
+from titer.features.store import FeatureStore
 from titer.features.views import CropAndFlip
 from titer.models.classifier import Head, Named
 from titer.models.encoder import Encoder
 from titer.models.fusion import Answerer, CoAttention, check_sizes, fused, new_fusion
-from titer.models.towers import token_towers
 from titer.models.weights import fingerprint_of
 
 HeadName = Literal["linear", "mlp", "nmtune", "ran"]
+Site = Literal["behind", "before"]
 
 _HEADS: Mapping[str, type[Mlp]] = {"mlp": Mlp, "nmtune": NmTune, "ran": Ran}
-_VIEWS = 8  # crops of each image of which the second stage has fused features
-_READ = 256  # questions read at a time
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,9 @@ class Fusion:
         head_epochs: of the second.
         smallest: least share of the area that a crop of the second stage keeps. A crop may cut off what is asked for.
         eps: linf budget of the attacked images that ``ran`` learns from, in [0, 1] pixel units.
+        site: where the MLP of ``mlp``, ``nmtune`` and ``ran`` and their terms are: ``behind`` the co-attention, on the fused
+            feature; or ``before`` it, one for the image's tokens and one for the question's, learned with it in one stage.
+        views: crops of each picture, and attacked copies of it, that an MLP is learned on.
     """
 
     head: HeadName = "linear"
@@ -64,15 +66,30 @@ class Fusion:
     head_epochs: int = 30
     smallest: float = 0.8
     eps: float = 1 / 255
+    site: Site = "behind"
+    views: int = 8
 
     def __post_init__(self) -> None:
         if self.head not in get_args(HeadName):
             raise unknown("head", str(self.head), get_args(HeadName))
+        if self.site not in get_args(Site):
+            raise unknown("site", str(self.site), get_args(Site))
+        if self.head == "linear" and self.site == "before":
+            raise InputError(
+                "site: a linear head has no MLP to stand before the fusion; expected head=mlp, nmtune or ran"
+            )
+        if self.views < 2:
+            raise InputError(f"views: expected at least 2, got {self.views}")
         check_sizes(self.width, self.layers, self.heads)
         for name in ("epochs", "learning_rate", "batch"):
             if getattr(self, name) <= 0:
                 raise InputError(f"{name}: expected above 0, got {getattr(self, name):g}")
         _ = self._second  # which checks the rest
+
+    @property
+    def _is_linear(self) -> bool:
+        """Whether the head on the fused feature is one linear map."""
+        return self.head == "linear" or self.site == "before"
 
     @property
     def _second(self) -> Mlp:
@@ -84,9 +101,11 @@ class Fusion:
         if len(task.questions) != len(task.ids):
             raise InputError("fusion learns from images with questions; expected a data set that has them")
         fusion, first, history = self._answers_learned(task)
-        asked = _Fused(**{**_fields(task), "encoder": replace(task.encoder, dim=self.width)}, fusion=fusion)
+        asked = _Fused(
+            **{**_fields(task), "encoder": replace(task.encoder, dim=self.width), "copies": self.views}, fusion=fusion
+        )
         predictions: Tensor | None
-        if self.head == "linear":
+        if self._is_linear:
             logits = F.linear(asked.features, first["weight"], first["bias"])
             head, predictions = first, logits.argmax(dim=1)
         else:
@@ -102,7 +121,7 @@ class Fusion:
         self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str, notes: Mapping[str, Any]
     ) -> Answerer:
         """What these weights answer, and what the fit's questions were mostly answered by."""
-        fusion = new_fusion(encoder, self.width, self.layers, self.heads, 0)
+        fusion = self._new(encoder, 0)
         fusion.load_state_dict({key: weights[f"fusion.{key}"] for key in fusion.state_dict()})
         answers = tuple(named.label for named in classes)
         return Answerer(
@@ -122,23 +141,28 @@ class Fusion:
             for key, tensor in weights.items()
             if key.startswith("head.")
         }
-        if self.head != "linear":
+        if not self._is_linear:
             return self._second.classifier(replace(encoder, dim=self.width), classes, own, self.head).head
         if own["weight"].shape != (len(classes), self.width) or own["bias"].shape != (len(classes),):
             raise InputError(f"head.weight: expected ({len(classes)}, {self.width}), got {tuple(own['weight'].shape)}")
         return partial(F.linear, weight=own["weight"], bias=own["bias"])
 
+    def _new(self, encoder: Encoder, seed: int) -> CoAttention:
+        rectified = self.site == "before"
+        return new_fusion(encoder, self.width, self.layers, self.heads, seed, rectified=rectified)
+
     def _answers_learned(self, task: Task) -> tuple[CoAttention, Weights, tuple[float, ...]]:
-        """The first stage: co-attention (frozen when it is done), linear head, and losses."""
+        """Co-attention (frozen when it is done), linear head, and losses."""
         device = task.encoder.device
-        fusion = new_fusion(task.encoder, self.width, self.layers, self.heads, task.seed).to(device)
+        fusion = self._new(task.encoder, task.seed).to(device)
         head = {"weight": torch.zeros(len(task.classes), self.width), "bias": torch.zeros(len(task.classes))}
         there = {name: tensor.to(device).requires_grad_() for name, tensor in head.items()}
-        tokens, targets, chance = _tokens(task), task.targets.to(device), np.random.default_rng([task.seed, 11])
-
-        def loss(part: Places) -> Tensor:
-            features = fusion(*(side.to(device) for side in tokens(part)))
-            return cross_entropy(F.linear(features, there["weight"], there["bias"]), targets[torch.from_numpy(part)])
+        chance = np.random.default_rng([task.seed, 11])
+        loss = (
+            plain_loss(task, fusion, there)
+            if self.site == "behind"
+            else rectified_loss(task, fusion, there, self._second, self.views, chance)
+        )
 
         def losses(_: int) -> list[Callable[[], Tensor]]:
             return [partial(loss, part) for part in parts(chance.permutation(len(task.ids)), self.batch)]
@@ -168,45 +192,15 @@ class _Fused(Task):
         with torch.no_grad():
             for place, sample in enumerate(self.ids):
                 image = self.kept(place)
-                crops = [image if views is None else views(image, sample, self.seed, view) for view in range(_VIEWS)]
+                crops = [
+                    image if views is None else views(image, sample, self.seed, view) for view in range(self.copies)
+                ]
                 rows.append(self.encoder_of([place]).encode_image(torch.stack(crops)).cpu().half().numpy())
-        return FeatureStore(tuple(rows), np.zeros((len(rows), _VIEWS), np.float32))
+        return FeatureStore(tuple(rows), np.zeros((len(rows), self.copies), np.float32))
 
 
 def _fields(task: Task) -> dict[str, Any]:
     return {name: getattr(task, name) for name in task.__dataclass_fields__}
-
-
-def _tokens(task: Task) -> Callable[[Places], tuple[Tensor, Tensor, Tensor]]:
-    """Places -> tokens of the images, of their questions, and which of those are no padding; images are read once here.
-
-    Tokens of a picture are kept once for all of its questions, in half precision.
-    """
-    tower, reading = token_towers(task.encoder)
-    texts = list(dict.fromkeys(task.questions))
-    row = {text: place for place, text in enumerate(texts)}
-    known: dict[str, int] = {}
-    seen: list[Tensor] = []
-    of: list[int] = []
-    with torch.no_grad():
-        for place in range(len(task.ids)):
-            image = task.image(place)
-            key = fingerprint_of({"image": image})
-            if key not in known:
-                known[key] = len(seen)
-                seen.append(tower.tokens(task.encoder.normalised(image[None]))[0].cpu().half())
-            of.append(known[key])
-        read = [reading.tokens(texts[first : first + _READ]) for first in range(0, len(texts), _READ)]
-    images, told = torch.stack(seen), [[side.cpu() for side in part] for part in read]
-    longest = max(tokens.shape[1] for tokens, _ in told)
-    words = torch.cat([F.pad(tokens, (0, 0, 0, longest - tokens.shape[1])) for tokens, _ in told]).float()
-    masks = torch.cat([F.pad(mask, (0, longest - mask.shape[1])) for _, mask in told])
-
-    def at(part: Places) -> tuple[Tensor, Tensor, Tensor]:
-        asked = [row[task.questions[place]] for place in part]
-        return images[[of[place] for place in part]].float(), words[asked], masks[asked]
-
-    return at
 
 
 def _priors(task: Task) -> dict[str, object]:

@@ -113,7 +113,7 @@ class Mlp:
             learned = (transformed(weights, first), transformed(weights, second))
             labels = task.targets[torch.from_numpy(part)]
             fitting = cross_entropy(answer(weights, torch.cat(learned)), labels.repeat(2))
-            return fitting + self._rectify(learned, first) + extra(part, first, labels, chance)
+            return fitting + self.rectify(learned, first) + extra(part, first, labels, chance)
 
         def losses(_: int) -> list[Callable[[], Tensor]]:
             batches = parts(chance.permutation(len(task.ids)), self.batch)
@@ -138,8 +138,8 @@ class Mlp:
             return attacked_store(task, self.eps)
         return task.store(self.noise or (0.0,), BLOCK, CropAndFlip(self.smallest, mirror=False))
 
-    def _rectify(self, learned: tuple[Tensor, Tensor], first: Tensor) -> Tensor:  # noqa: ARG002
-        """Added to the loss: Z of two views, and F of the first."""
+    def rectify(self, learned: tuple[Tensor, Tensor], first: Tensor) -> Tensor:  # noqa: ARG002
+        """What is added to the loss: of Z (rows, dim) of two views, and F (rows, dim) of the first."""
         return torch.zeros(())
 
     def _extra(self, task: Task, weights: Weights) -> Callable[..., Tensor]:  # noqa: ARG002
@@ -180,7 +180,8 @@ class NmTune(Mlp):
         mse, cov, svd = (other if value is None else value for value, other in zip(given, usual, strict=True))
         return mse, cov, svd
 
-    def _rectify(self, learned: tuple[Tensor, Tensor], first: Tensor) -> Tensor:
+    def rectify(self, learned: tuple[Tensor, Tensor], first: Tensor) -> Tensor:
+        """Distance, covariance and dominance, weighed."""
         both, (mse, cov, svd) = torch.cat(learned), self.term_weights
         distance = feature_distance(learned[1], first, self.scaling)
         return mse * distance + cov * covariance(both) + svd * dominance(both, self.scaling)

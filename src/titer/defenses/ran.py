@@ -38,8 +38,13 @@ class Ran(NmTune):
         if self.adv < 0:
             raise InputError(f"adv: expected at least 0, got {self.adv:g}")
 
+    @property
+    def sees_attacks(self) -> bool:
+        """Whether it learns from attacked images."""
+        return not self.black_box and self.adv > 0
+
     def _extra(self, task: Task, weights: Weights) -> Callable[..., Tensor]:
-        if self.black_box or self.adv == 0:
+        if not self.sees_attacks:
             return super()._extra(task, weights)
         store = attacked_store(task, self.eps)
 

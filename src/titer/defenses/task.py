@@ -38,6 +38,7 @@ class Task:
         seed: of everything random in the fit.
         cache: where feature stores are kept; in memory unless given.
         workers: threads that make features. Changes no number.
+        copies: attacked copies of each image that a head learns from.
         questions: one for each image, where the classes are answers; an image with several questions is there as often.
     """
 
@@ -50,6 +51,7 @@ class Task:
     cache: Path | None = None
     workers: int = 1
     questions: Sequence[str] = ()
+    copies: int = 8
 
     def encoder_of(self, places: Sequence[int]) -> Encoder:  # noqa: ARG002
         """What encodes the images at these places: the same for all, but where a question has a part in their features."""

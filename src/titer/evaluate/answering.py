@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from titer.data.fingerprint import digest
 from titer.data.questions import Question, question_of, questions_of, with_answers
 from titer.defenses.adapter import load_answerer
 from titer.errors import InputError, PictureError, RunError, unknown
-from titer.evaluate.attacking import allowed, check_task, distances
+from titer.evaluate.attacking import allowed, check_task, checked, distances, keep_checks, telling
+from titer.evaluate.checks import Check, SelfChecks, every_swap
 from titer.evaluate.machine import default_workers, reuse_buffers
 from titer.evaluate.running import Crew, conclude, running
 from titer.evaluate.smoothing import seed_for
@@ -122,6 +124,7 @@ def attack_answers(
     seed: int | None = None,
     workers: int | None = None,
     images: bool | None = None,
+    checks: bool = True,
     command: str | None = None,
     **subject: Any,
 ) -> Run:
@@ -139,6 +142,7 @@ def attack_answers(
         seed: of its randomness; 0 unless given.
         workers: threads; one per core unless given. Changes no number.
         images: keep thumbnails of the first images; unless given, not those of DICOM files.
+        checks: look for signs that the attack was weak.
         command: what run.json says the run was started by.
         subject: what else ``plan_answers`` takes (``split``, ``limit``, ...).
 
@@ -155,7 +159,7 @@ def attack_answers(
     started = shlex.join(["python", *sys.argv]) if command is None else command
     info = {**chosen.info_of(VERB, chosen.settings(), started), "success": dict(SUCCESS)}
     with RunWriter(Path(out), chosen.identity(), info) as writer:
-        _Session(chosen, writer, images).run(workers or default_workers(chosen.encoder.device))
+        _Session(chosen, writer, images).run(workers or default_workers(chosen.encoder.device), checks)
     return read_run(out)
 
 
@@ -187,7 +191,7 @@ def plan_answers(
     reuse_buffers()
     if seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
-    attack = _built(name, settings or {})
+    attack = built(name, settings or {})
     threats = rising(norm, eps)
     if norm not in attack.norms:
         raise InputError(f"attack {name!r}: expected a norm of {', '.join(attack.norms)}, got {norm!r}")
@@ -214,7 +218,12 @@ def plan_answers(
     )  # fmt: skip
 
 
-def _built(name: str, settings: dict[str, Any]) -> Attack | QuestionAttack:
+def built(name: str, settings: dict[str, Any]) -> Attack | QuestionAttack:
+    """The attack of images, or of images and questions, with these settings.
+
+    Raises:
+        InputError: for what is neither, or wrong settings.
+    """
     if name not in PAIR_ATTACKS:
         if getattr(ATTACKS[name], "of_features", False):
             raise InputError(f"attack {name!r} is of image features alone, and a question has a part in an answer")
@@ -270,9 +279,9 @@ class _Session:
         self.failed: dict[str, str] = {}
         self.lock = threading.Lock()
         self.crew = Crew()
-        self.first = {example.id for example in chosen.data.examples[:_SHOWN]}
+        self.first = _shown(chosen.data.examples)
 
-    def run(self, workers: int) -> None:
+    def run(self, workers: int, checks: bool) -> None:
         left = [
             (chunk, prompts, threat)
             for chunk in self.plan.chunks()
@@ -281,12 +290,14 @@ class _Session:
             if self._missing(chunk, prompts, threat)
         ]
         total = len(self.plan.data.examples)
-        if not left:
+        wanted = [prompts for prompts in self.plan.answerers if checks and not checked(self.writer, prompts)]
+        if not left and not wanted:
             conclude(self.writer, "done", total, {})
             return
-        steps = sum(self._missing(*part) for part in left)
+        steps = sum(self._missing(*part) for part in left) + len(wanted)
         with running(self.writer, total, self.failed), threads(1), progress("attack", steps) as self.advance:
             self.crew.spread(workers, [partial(self._attack, *part) for part in left])
+            self.crew.spread(workers, [partial(self._check, prompts) for prompts in wanted])
 
     def _missing(self, chunk: Sequence[Example], prompts: str, threat: Threat) -> int:
         return sum(self.plan.key(example.id, prompts, threat) not in self.writer.done for example in chunk)
@@ -380,6 +391,44 @@ class _Session:
                 self.writer.append({"sample_id": example.id, "path": example.path, "error": error})
             self.advance()
 
+    def _check(self, prompts: str) -> None:
+        """The self-checks of one prompt set, on the first questions that it answers rightly."""
+        found = self._self_checks(prompts)
+        with self.lock:
+            keep_checks(self.writer, prompts, found)
+            self.advance()
+
+    def _self_checks(self, prompts: str) -> list[Check]:
+        own = [record for record in self.writer.done.values() if record["prompts"] == prompts]
+        right = {record["sample_id"] for record in own if record["clean_prediction"] == record["label"]}
+        asked = [[example for example in chunk if example.id in right] for chunk in self.plan.chunks()]
+        chosen = list(_in_turn(asked))[: self.plan.together]
+        if not chosen:
+            return [Check("there are questions to check", "skipped", "none is answered rightly without attack")]
+        attack, threat = self.plan.attack, telling(self.plan.threats, own, right)
+        opened, device = list(self._opened(chosen)), self.plan.encoder.device
+        held = [self.writer.done[self.plan.key(example.id, prompts, threat)] for example in chosen]
+        answerer, texts = self._watched(prompts), [one.text for one in opened]
+        images = torch.stack([one.image for one in opened]).to(device)
+        labels = torch.tensor([example.label for example in chosen], device=device)
+        stand = torch.tensor([record["prediction"] == record["label"] for record in held], device=device)
+        words = isinstance(attack, QuestionAttack) and attack.halves != "image"
+        checks = [every_swap(attack.swap, answerer, images, texts, labels, stand)] if words else []  # type: ignore[union-attr]
+        if isinstance(attack, QuestionAttack) and attack.halves == "text":
+            return checks
+        others = [self._watched(name).asking(texts) for name in self.plan.answerers if name != prompts]
+        of_images = SelfChecks(
+            model=answerer.asking(texts),
+            source=others[0] if others else None,
+            images=images,
+            labels=labels,
+            threat=threat,
+            held=stand,
+            seed=self.plan.seed,
+            samples=[example.id for example in chosen],
+        )
+        return [*of_images.of_questions(), *checks]
+
     def _keep(self, one: _Opened, attacked: Tensor, prompts: str, threat: Threat) -> None:
         sample = one.fields["sample_id"]
         if sample not in self.first or not kept(self.images, one.fields):
@@ -387,6 +436,20 @@ class _Session:
         with self.lock:
             keep_picture(one.image, self.writer.path / "images", sample)
             keep_picture(attacked, self.writer.path / "images" / "attacked", f"{sample}|{prompts}|{threat.epsilon:g}")
+
+
+def _shown(examples: Sequence[Example]) -> set[str]:
+    """Questions of which pictures are kept: one about each of the first pictures, in turn another one."""
+    about: dict[str, list[str]] = {}
+    for example in examples:
+        about.setdefault(example.path, []).append(example.id)
+    return {ids[place % len(ids)] for place, ids in enumerate(islice(about.values(), _SHOWN))}
+
+
+def _in_turn(chunks: Sequence[Sequence[Example]]) -> Iterator[Example]:
+    """The first of each chunk, then the second of each, so that few rows have many questions."""
+    for row in zip_longest(*chunks):
+        yield from (example for example in row if example is not None)
 
 
 def _asked(one: _Opened, swapped: Swapped, *, words: bool) -> Record:

@@ -243,7 +243,7 @@ class _Session:
         left = [
             (chunk, prompts) for chunk in chunks for prompts in self.plan.classifiers if self._missing(chunk, prompts)
         ]
-        wanted = [prompts for prompts in self.plan.classifiers if checks and not self._checked(prompts)]
+        wanted = [prompts for prompts in self.plan.classifiers if checks and not checked(self.writer, prompts)]
         if not left and not wanted:
             conclude(self.writer, "done", len(todo), {})
             return
@@ -398,17 +398,13 @@ class _Session:
             keep_picture(attacked, self.writer.path / "images" / "attacked", name)
             keep_picture(change, self.writer.path / "images" / "change", name)
 
-    def _checked(self, prompts: str) -> bool:
-        return any(check["prompts"] == prompts for check in self.writer.info.get("checks", ()))
-
     def _check(self, prompts: str) -> None:
         """The self-checks of one prompt set, on the first images that it answers rightly."""
         if self._too_late():
             return
         found = self._self_checks(prompts)
         with self.lock:
-            earlier = list(self.writer.info.get("checks", ()))
-            self.writer.save(checks=[*earlier, *({"prompts": prompts, **vars(check)} for check in found)])
+            keep_checks(self.writer, prompts, found)
             self.advance()
 
     def _self_checks(self, prompts: str) -> list[Check]:
@@ -417,7 +413,7 @@ class _Session:
         chosen = [example for example in self.plan.data.examples if example.id in right][: self.plan.together]
         if not chosen:
             return [Check("there are images to check", "skipped", "no image is answered rightly without attack")]
-        threat = _telling(self.plan.threats, own, right)
+        threat = telling(self.plan.threats, own, right)
         device = self.plan.encoder.device
         held = [self.writer.done[self.plan.key(example.id, prompts, threat)] for example in chosen]
         others = [self._model(name) for name in self.plan.classifiers if name != prompts]
@@ -433,7 +429,18 @@ class _Session:
         ).run()
 
 
-def _telling(threats: Sequence[Threat], records: Sequence[Record], right: Collection[str]) -> Threat:
+def checked(writer: RunWriter, prompts: str) -> bool:
+    """Whether a run has the self-checks of a prompt set."""
+    return any(check["prompts"] == prompts for check in writer.info.get("checks", ()))
+
+
+def keep_checks(writer: RunWriter, prompts: str, found: Sequence[Check]) -> None:
+    """Add the self-checks of a prompt set to run.json."""
+    earlier = list(writer.info.get("checks", ()))
+    writer.save(checks=[*earlier, *({"prompts": prompts, **vars(check)} for check in found)])
+
+
+def telling(threats: Sequence[Threat], records: Sequence[Record], right: Collection[str]) -> Threat:
     """The budget at which about half of the images hold: where all or none do, strengths cannot be told apart."""
 
     def unlike_half(threat: Threat) -> float:

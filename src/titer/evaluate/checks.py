@@ -22,6 +22,8 @@ from titer.attacks import ATTACKS, Attack, Model, Norm, Random, Threat
 from titer.attacks.attack import answers, ascend
 from titer.attacks.losses import cross_entropy, margin
 from titer.attacks.pgd import Pgd, Scored, better, climb
+from titer.attacks.words import WordSwap, fits, rewritten
+from titer.models.fusion import About, Answerer
 
 Verdict = Literal["passed", "failed", "skipped"]
 
@@ -89,6 +91,24 @@ class SelfChecks:
             self.half_precision(),
             self.rounding(),
             self.this_attack(),  # last: it uses what the others broke
+        ]
+
+    def of_questions(self) -> list[Check]:
+        """Those that mean something where each image has a question of its own.
+
+        That nothing holds without a limit does not: an answer may be given without a look at the picture. Random search asks
+        of some images alone, which a model with a question in each row cannot be asked.
+        """
+        return [
+            self.gradients(),
+            self.steps(),
+            self.restarts(),
+            self.budgets(),
+            self.transfer(),
+            self.noise(),
+            self.half_precision(),
+            self.rounding(),
+            self.this_attack(),
         ]
 
     def gradients(self) -> Check:
@@ -256,6 +276,40 @@ class _Noise:
             shown = threat.project(images + threat.epsilon * threat.steepest(direction), images)
             best, highest = better(best, highest, shown, margin(answers(model, shown), labels))
         return best
+
+
+def every_swap(
+    swap: WordSwap, answerer: Answerer, images: Tensor, questions: Sequence[str], labels: Tensor, held: Tensor
+) -> Check:
+    """No single swap breaks a question that the guided ones left; where they may be several, one is still among them.
+
+    Args:
+        swap: whose candidates are tried, each alone.
+        answerer: that answers.
+        images: clean (batch, 3, size, size).
+        questions: one for each.
+        labels: right answers (batch,).
+        held: which (batch,) hold against the attack that the run is of.
+    """
+    broken = torch.tensor(
+        [_some_swap_breaks(swap, answerer.about(image), text, int(label))
+         for image, text, label in zip(images, questions, labels, strict=True)],
+        device=held.device,
+    )  # fmt: skip
+    missed = int((broken & held).sum())
+    detail = f"of {len(held)} questions {int(broken.sum())} break under some swap of one word; the attack left {missed} of them"
+    text = "no single swap breaks what the attack left"
+    return Check(text, _verdict(missed <= max(1, round(_SLACK * len(held)))), detail)
+
+
+def _some_swap_breaks(swap: WordSwap, reader: About, text: str, label: int) -> bool:
+    tried = [
+        changed
+        for place, words in swap.options(text).items()
+        for word in words
+        if fits(reader, changed := rewritten(text, {place: word}))
+    ]
+    return bool(tried) and bool((reader.encode_text(tried).argmax(dim=1) != label).any())
 
 
 def _verdict(holds: bool) -> Verdict:

@@ -270,7 +270,7 @@ def run_study(
             raise InputError(f"{name}: expected at least {least}, got {value}")
     opened = open_study(study, out, device)
     encoder, judged = opened.encoder, opened.judged
-    with _alone(out):
+    with alone(out):
         said = _begun(out, _said(study, encoder, opened.data, judged, command), seed)
         if before is not None:
             before(opened)
@@ -368,7 +368,7 @@ def _refuse_foreign(out: Path) -> None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> Iterator[None]:
     """Nobody else writes to a comparison meanwhile."""
     lock = FileLock(out / LOCK)
     try:
@@ -531,7 +531,7 @@ def fits_left(sets: Sequence[PromptSet], opened: Opened, out: Path) -> Iterator[
         path = out / "prompts" / prompts.name
         shots = None if prompts.shots == ALL_SHOTS else prompts.shots
         facts = facts_of(_method(defense), defense, opened.encoder, opened.data.classes)
-        if not _is_done(path, facts | {"shots": shots, "seed": prompts.seed}):
+        if not fit_is_done(path, facts | {"shots": shots, "seed": prompts.seed}):
             yield FitJob(defense, path, shots, prompts.seed, out / "features", f"part of {out.name}")
 
 
@@ -548,7 +548,7 @@ def _fitted(prompts: PromptSet, out: Path) -> dict[str, Any]:
     return told | kept | {"bytes": (path / WEIGHTS).stat().st_size}
 
 
-def _is_done(path: Path, expected: Mapping[str, Any]) -> bool:
+def fit_is_done(path: Path, expected: Mapping[str, Any]) -> bool:
     """Whether a fit with these facts is there.
 
     Raises:

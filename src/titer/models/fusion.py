@@ -64,6 +64,30 @@ class Stream(nn.Module):
         return fed
 
 
+class Rectifier(nn.Module):
+    """Z = F + scale * MLP(F) of each token by itself, F being the token at mean 0 and variance 1.
+
+    Args:
+        width: of a token.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+        self.up, self.down = nn.Linear(width, _INNER * width), nn.Linear(_INNER * width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Z (batch, tokens, width)."""
+        frozen = standard(tokens)
+        moved: Tensor = frozen + self.scale * self.down(standard(self.up(frozen)).relu())
+        return moved
+
+
+def standard(tokens: Tensor) -> Tensor:
+    """Each token at mean 0 and variance 1."""
+    return F.layer_norm(tokens, tokens.shape[-1:])
+
+
 class CoAttention(nn.Module):
     """Tokens of two modalities to one feature.
 
@@ -72,10 +96,15 @@ class CoAttention(nn.Module):
         width: that both are projected to, and of the feature.
         layers: of both streams.
         heads: of each attention; they share the width.
+        rectified: whether the tokens of each modality pass a ``Rectifier`` before.
     """
 
-    def __init__(self, image_width: int, text_width: int, width: int, layers: int, heads: int) -> None:
+    def __init__(
+        self, image_width: int, text_width: int, width: int, layers: int, heads: int, *, rectified: bool = False
+    ) -> None:
         super().__init__()
+        self.image_front = Rectifier(image_width) if rectified else nn.Identity()
+        self.text_front = Rectifier(text_width) if rectified else nn.Identity()
         self.image_in = nn.Sequential(nn.LayerNorm(image_width), nn.Linear(image_width, width))
         self.text_in = nn.Sequential(nn.LayerNorm(text_width), nn.Linear(text_width, width))
         self.image = nn.ModuleList(Stream(width, heads) for _ in range(layers))
@@ -91,17 +120,28 @@ class CoAttention(nn.Module):
             text: tokens (batch, words, text width).
             mask: (batch, words), which of them are no padding.
         """
+        return self.joined(self.image_front(image), self.text_front(text), mask)
+
+    def joined(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """The same of tokens that have passed what stands in front."""
         image, text = self.image_in(image), self.text_in(text)
         for seeing, reading in zip(self.image, self.text, strict=True):
             image, text = seeing.within(image, None), reading.within(text, mask)  # type: ignore[operator]
             image, text = seeing.across(image, text, mask), reading.across(text, image, None)  # type: ignore[operator]
-        words = mask[:, :, None].to(text)
-        pooled = (self.text_out(text) * words).sum(dim=1) / words.sum(dim=1)
+        pooled = mean_of_words(self.text_out(text), mask)
         joined: Tensor = self.join(torch.cat([self.image_out(image).mean(dim=1), pooled], dim=1))
         return joined
 
 
-def new_fusion(encoder: Encoder, width: int, layers: int, heads: int, seed: int) -> CoAttention:
+def mean_of_words(tokens: Tensor, mask: Tensor) -> Tensor:
+    """Mean (batch, width) over the tokens (batch, words, width) that are no padding."""
+    words = mask[:, :, None].to(tokens)
+    return (tokens * words).sum(dim=1) / words.sum(dim=1)
+
+
+def new_fusion(
+    encoder: Encoder, width: int, layers: int, heads: int, seed: int, *, rectified: bool = False
+) -> CoAttention:
     """A co-attention for an encoder's tokens, as PyTorch begins its layers; global randomness stays as it is.
 
     Raises:
@@ -109,7 +149,7 @@ def new_fusion(encoder: Encoder, width: int, layers: int, heads: int, seed: int)
     """
     image, text = token_towers(encoder)
     with seeded(seed):
-        return CoAttention(image.width, text.width, width, layers, heads)
+        return CoAttention(image.width, text.width, width, layers, heads, rectified=rectified)
 
 
 def fused(encoder: Encoder, fusion: CoAttention, questions: Sequence[str]) -> Encoder:

@@ -105,7 +105,7 @@ def section(runs: Sequence[Run], certified: Sequence[Line] = ()) -> Section:
         parts=(
             *(_robust([one for one in tried if one.norm == norm], certified) for norm in _norms(tried)),
             *_beside(tried, certified),
-            *(_checks(run) for run in attacks if run.info.get("checks")),
+            *(checks_part(run) for run in attacks if run.info.get("checks")),
             *([_challenges(tested)] if tested else []),
             *(_retrieval(run) for run in retrievals),
         ),
@@ -354,7 +354,16 @@ def _crossings(rows: Sequence[tuple[Value, ...]]) -> str:
     return f"In {above} of {len(rows)} rows of the table, certified accuracy lies above accuracy under attack."
 
 
-def _checks(run: Run) -> Part:
+_OF_IMAGES = "more steps, more restarts and a larger epsilon break no fewer images, noise and random search no more. "
+
+
+def checks_part(run: Run, what: str = _OF_IMAGES) -> Part:
+    """The self-checks of a run of an attack.
+
+    Args:
+        run: that has some.
+        what: must come out so, in words.
+    """
     rows = tuple(
         (check["prompts"], check["check"], check["verdict"], check["detail"]) for check in run.info.get("checks", ())
     )
@@ -362,14 +371,13 @@ def _checks(run: Run) -> Part:
     made = [row for row in rows if row[2] != "skipped"]
     return Part(
         title=f"Self-checks of {run.path.name}",
-        text="After the attack, on a few images, things were tried that must come out one way if the attack was as strong as it "
-        "seems: more steps, more restarts and a larger epsilon break no fewer images, noise and random search no more. "
-        f"{len(failed)} of {len(made)} came out the other way. A check that passes proves nothing; one that fails says that the "
-        "numbers of its prompt set are not to be trusted: gradients may be hidden, or the attack too weak.",
+        text="After the attack, on a few of them, things were tried that must come out one way if the attack was as strong as it "
+        f"seems: {what}{len(failed)} of {len(made)} came out the other way. A check that passes proves nothing; one that fails "
+        "says that the numbers of its prompt set are not to be trusted: gradients may be hidden, or the attack too weak.",
         folded=(
             Table(
                 "All checks",
-                "On a few images of each prompt set.",
+                "On a few of each prompt set.",
                 ("prompts", "what should hold", "verdict", "figures"),
                 rows,
             ),

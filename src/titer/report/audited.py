@@ -107,6 +107,8 @@ def _facts(run: Run) -> Iterator[str]:
     yield " and ".join(models)
     yield f"{run.info['data']['split']} split"
     yield f"{len(run.records):,} pairs"
+    if "trusted" in run.info:
+        yield "{pairs:,} trusted pairs of {name}, {split} split".format(**run.info["trusted"])
     if run.info["without_caption"]:
         yield f"{run.info['without_caption']:,} rows without caption left out"
 
@@ -121,10 +123,17 @@ def _verdicts(run: Run) -> Iterator[str]:
         yield "How much this audit would find is unknown. That it finds nothing would say nothing."
         return
     listed = ", ".join(f"{family} {audited.percent(power)}" for family, power in known)
-    yield f"At a threshold that flags 1 % of the real pairs it finds of the pairs noised on purpose: {listed}."
+    whose = "trusted" if "trusted" in run.info else "real"
+    yield f"At a threshold that flags 1 % of the {whose} pairs it finds of the pairs noised on purpose: {listed}."
     weak = [family for family, power in known if power.estimate < _WEAK]
     if weak:
         yield f"It finds fewer than half of {', '.join(weak)}: that none turn up in the queue would say little."
+    for row in audited.flagged(run):
+        if row.false_alarms == FALSE_ALARMS[0]:
+            yield (
+                f"Of the audited pairs {row.flagged} of {row.pairs} are above it, {audited.percent(row.share)}; if all were "
+                f"like the trusted ones about {row.expected:.0f} would be."
+            )
 
 
 def _parts(run: Run, chosen: Filter | None) -> Iterator[Part]:
@@ -132,7 +141,7 @@ def _parts(run: Run, chosen: Filter | None) -> Iterator[Part]:
         "What this audit would find",
         " ".join(audited.reasons(run)),
         figures=(_drawing(run),),
-        tables=(_power(run), _reviewed(run)),
+        tables=(_power(run), _reviewed(run), *_flagged(run)),
         folded=_areas(run),
     )
     rows = audited.base_rate_table(run)
@@ -158,12 +167,19 @@ def _parts(run: Run, chosen: Filter | None) -> Iterator[Part]:
 
 def _drawing(run: Run) -> Drawing:
     groups = {name: [record["score"] for record in found] for name, found in audited.canaries(run).items() if found}
-    rows = [("real pairs", [record["score"] for record in run.records]), *groups.items()]
+    believed = [record["score"] for record in audited.trusted(run)]
+    known = [("trusted pairs", believed)] if believed else []
+    rows = [
+        ("audited pairs" if believed else "real pairs", [record["score"] for record in run.records]),
+        *known,
+        *groups.items(),
+    ]
     middles = ", ".join(f"{name} {np.median(scores):.2f}" for name, scores in rows)
     return Drawing(
         svg=Markup(scores_figure(rows, audited.threshold_score(run, FALSE_ALARMS[0]))),  # noqa: S704
         words=f"Median scores: {middles}",
-        caption="Scores of real pairs and of canaries, 1 the most suspicious. Dotted: 1 % of the real pairs are above.",
+        caption="Scores of pairs and of canaries, 1 the most suspicious. Dotted: 1 % of the "
+        f"{'trusted' if believed else 'real'} pairs are above.",
     )
 
 
@@ -179,9 +195,9 @@ def _power(run: Run) -> Table:
     columns = ("canaries", "what was done to them", "planted", *map(audited.threshold, shares), "AUROC of the score")
     return Table(
         title="Power",
-        caption="Share of canaries that score above a threshold, with 95 % intervals by planting. Canaries are pairs of this "
-        "set, noised on purpose against the model above; they are in no table of real pairs. Untouched ones should be found as "
-        "often as real pairs are flagged.",
+        caption="Share of canaries that score above a threshold, with 95 % intervals by planting. Canaries are "
+        f"{'trusted pairs' if 'trusted' in run.info else 'pairs of this set'}, noised on purpose against the model above; they "
+        "are in no table of real pairs. Untouched ones should be found as often as pairs are flagged.",
         columns=columns,
         rows=tuple((*own, *[MISSING] * (len(columns) - len(own))) for own in rows.values()),
     )
@@ -192,6 +208,13 @@ def _reviewed(run: Run) -> Table:
     for row in audited.reviewed(run):
         own = rows.setdefault(row.family, [row.family])
         own.append("unknown" if row.power is None else Share(row.power, row.canaries))
+    if "trusted" in run.info:
+        return Table(
+            title="If more is flagged",
+            caption="Share of canaries above thresholds that flag more of the trusted pairs.",
+            columns=("canaries", *(f"{100 * share:g} % flagged" for share in audited.REVIEWED)),
+            rows=tuple(map(tuple, rows.values())),
+        )
     return Table(
         title="If more is reviewed",
         caption="Share of canaries that lie in the first part of the queue. Where more pairs are bad than it flags, they "
@@ -199,6 +222,16 @@ def _reviewed(run: Run) -> Table:
         columns=("canaries", *(f"first {100 * share:g} %" for share in audited.REVIEWED)),
         rows=tuple(map(tuple, rows.values())),
     )
+
+
+def _flagged(run: Run) -> Iterator[Table]:
+    rows = audited.flagged_table(run)
+    if rows:
+        yield _text_table(
+            "Audited pairs above thresholds of trusted ones",
+            "More than chance explains are noised, or of another kind than the trusted pairs: another scanner, other words.",
+            rows,
+        )
 
 
 def _areas(run: Run) -> tuple[Table, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from titer.errors import InputError
+from titer.report.asked import questions_page
 from titer.report.audited import write_audit
 from titer.report.comparison import compare_page
 from titer.report.page import report
 from titer.report.upstream import upstream_page
 from titer.results.audited import is_audit
+from titer.results.questions import is_questions
 from titer.results.store import read_run
 from titer.results.study import is_study
 from titer.results.upstream import is_upstream
@@ -18,6 +20,7 @@ from titer.results.upstream import is_upstream
 _KINDS: Sequence[tuple[str, Callable[[Path], bool]]] = (
     ("an audit", is_audit),
     ("a study of upstream noise", is_upstream),
+    ("a comparison on questions", is_questions),
     ("a comparison", is_study),
 )
 
@@ -50,4 +53,11 @@ def report_on(paths: Sequence[Path], out: Path, by: str | None = None) -> Path:
         if len(paths) > 1:
             raise InputError("an audit has a page of its own; expected one directory")
         return write_audit(read_run(paths[0]), out=out)
-    return (upstream_page if kind == "a study of upstream noise" else compare_page)(paths, out)
+    return _PAGES[kind](paths, out)
+
+
+_PAGES: Mapping[str | None, Callable[[Sequence[Path], Path], Path]] = {
+    "a study of upstream noise": upstream_page,
+    "a comparison on questions": questions_page,
+    "a comparison": compare_page,
+}

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from titer.errors import InputError
-from titer.report import attacked
+from titer.report import answered, attacked
 from titer.report.plots import curve_figure, curve_in_words, reliability_figure
 from titer.report.strip import Example, examples
 from titer.report.tables import (
@@ -83,15 +83,17 @@ def report(runs: Sequence[Run | str | Path], out: Path | str, by: str | None = N
     opened = [run if isinstance(run, Run) else open_results(Path(run)) for run in runs]
     if not opened:
         raise InputError("no run to report: expected at least one run directory or per-image file")
-    attacks = [run for run in opened if run.info.get("verb") in attacked.VERBS]
-    if attacks and by is not None:
-        raise InputError(f"--by {by}: runs of {attacks[0].info['verb']} are not broken down; report them without it")
-    certified = by_data([run for run in opened if run not in attacks])
+    attacks, asked = ([run for run in opened if run.info.get("verb") in kind.VERBS] for kind in (attacked, answered))
+    whole = [*attacks, *asked]
+    if whole and by is not None:
+        raise InputError(f"--by {by}: runs of {whole[0].info['verb']} are not broken down; report them without it")
+    certified = by_data([run for run in opened if run not in whole])
     beside = {_data(part[0]): lines(part) for part in certified}
     return write_page(
         render(
             [section(part, by) for part in certified],
             [attacked.section(part, beside.get(_data(part[0]), ())) for part in by_data(attacks)],
+            [answered.section(part) for part in by_data(asked)],
         ),
         out,
     )
@@ -112,9 +114,13 @@ def write_page(text: str, out: Path | str) -> Path:
     return out
 
 
-def render(sections: Sequence[Section], attacks: Sequence[attacked.Section] = ()) -> str:
+def render(
+    sections: Sequence[Section],
+    attacks: Sequence[attacked.Section] = (),
+    answers: Sequence[answered.Section] = (),
+) -> str:
     """The page as text."""
-    return template("page.html.jinja").render(sections=sections, attacks=attacks)
+    return template("page.html.jinja").render(sections=sections, attacks=attacks, answers=answers)
 
 
 def template(name: str) -> Template:

@@ -204,6 +204,31 @@ def levels_figure(panels_of: Mapping[str, Mapping[str, Sequence[tuple[float, Int
         return _svg(figure, f"levels {salt}")
 
 
+def answers_figure(panels_of: Mapping[str, Mapping[str, Sequence[tuple[str, Interval]]]], salt: str) -> str:
+    """Accuracy of answers, without a look, without attack and under each attack: a panel for each kind of question.
+
+    Args:
+        panels_of: kind -> prompt set -> (what was done, accuracy); what was done to any of them is shown in all panels.
+        salt: what tells the figure from others of its page.
+    """
+    names = list(dict.fromkeys(name for marks in panels_of.values() for name in marks))
+    done = list(dict.fromkeys(what for marks in panels_of.values() for points in marks.values() for what, _ in points))
+    with rc_context(_LOOK):
+        figure, panels = _panels(len(panels_of), 3.6)
+        for (title, marks), axes in zip(panels_of.items(), panels, strict=True):
+            for name, points in marks.items():
+                aside = (names.index(name) - (len(names) - 1) / 2) * 0.14
+                at = [done.index(what) + aside for what, _ in points]
+                _estimates(axes, at, [value for _, value in points], names.index(name), name, line=False)
+            axes.set(title=title)
+            axes.set_xticks(range(len(done)), done)
+            axes.tick_params(axis="x", labelrotation=45)
+            _share_axis(axes)
+        panels[0].set_ylabel("accuracy")
+        _legend(figure, names)
+        return _svg(figure, f"answers {salt}")
+
+
 def bounds_figure(pairs: Sequence[tuple[Line, Ladder]]) -> str:
     """Certified accuracy as lines and accuracy under attack as open marks against L2 distance: a panel for each sigma.
 
@@ -236,9 +261,19 @@ def _drawn(ladder: Ladder) -> tuple[list[float], list[Interval]]:
 
 
 def _estimates(
-    axes: Axes, at: Sequence[float], values: Sequence[Interval], place: int, name: str, *, joined: bool = True
+    axes: Axes,
+    at: Sequence[float],
+    values: Sequence[Interval],
+    place: int,
+    name: str,
+    *,
+    joined: bool = True,
+    line: bool = True,
 ) -> None:
-    """Estimates with their intervals as bars; where they are not joined, in open marks that no line has."""
+    """Estimates with their intervals as bars; where they are not joined, in open marks that no line has.
+
+    ``line`` is whether the marks of a line are connected: not where they stand beside each other in no order.
+    """
     middle = np.array([value.estimate for value in values])
     ends = np.abs([middle - [value.low for value in values], [value.high for value in values] - middle])
     axes.errorbar(
@@ -246,7 +281,7 @@ def _estimates(
         middle,
         yerr=ends,
         color=LINES[place % len(LINES)],
-        linestyle=stroke(place) if joined else "none",
+        linestyle=stroke(place) if joined and line else "none",
         marker=_MARKS[place % len(_MARKS)] if joined else "D",
         markerfacecolor=None if joined else "none",
         markersize=4.5 if joined else 6,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from titer.errors import InputError
 from titer.results.store import Record, Run
+from titer.statistics.comparisons import Comparison, paired
 from titer.statistics.intervals import Interval, clustered
 
 VERB = "answer"
@@ -43,10 +44,25 @@ class AnswerRow:
     of_all: Interval
 
 
-def accuracies(run: Run) -> list[AnswerRow]:
-    """One row for each prompt set, budget (upward) and kind of which there are questions.
+@dataclass(frozen=True)
+class Ladder:
+    """One prompt set of a run at one budget.
 
-    A question that a smaller budget has broken counts as broken at a larger one, whose images include those.
+    Args:
+        prompts: the set.
+        eps: the budget.
+        records: one for each question.
+        broken: questions that are answered wrongly at this budget or a smaller one, whose images are among its own.
+    """
+
+    prompts: str
+    eps: float
+    records: tuple[Record, ...]
+    broken: frozenset[str]
+
+
+def ladder(run: Run) -> list[Ladder]:
+    """Every prompt set of a run at every budget, upward.
 
     Raises:
         InputError: if the run is not one of questions.
@@ -57,17 +73,57 @@ def accuracies(run: Run) -> list[AnswerRow]:
     for record in run.records:
         parts[record["prompts"], record["eps"]].append(record)
     broken: dict[str, set[str]] = defaultdict(set)
-    rows = []
+    found = []
     for (prompts, eps), records in sorted(parts.items()):
         broken[prompts] |= {each["sample_id"] for each in records if each["prediction"] != each["label"]}
-        for kind in KINDS:
-            own = [each for each in records if kind in (each["kind"], "all")]
-            if own:
-                rows.append(_row(prompts, eps, kind, own, broken[prompts]))
-    return rows
+        found.append(Ladder(prompts, eps, tuple(records), frozenset(broken[prompts])))
+    return found
 
 
-def _row(prompts: str, eps: float, kind: str, records: Sequence[Record], broken: set[str]) -> AnswerRow:
+def accuracies(run: Run) -> list[AnswerRow]:
+    """One row for each prompt set, budget (upward) and kind of which there are questions.
+
+    Raises:
+        InputError: if the run is not one of questions.
+    """
+    return [row for part in ladder(run) for row in by_kind(part)]
+
+
+def by_kind(part: Ladder) -> list[AnswerRow]:
+    """One row for each of ``KINDS`` of which there are questions."""
+    found = ((kind, [each for each in part.records if kind in (each["kind"], "all")]) for kind in KINDS)
+    return [_row(part, kind, own) for kind, own in found if own]
+
+
+def by_question(part: Ladder) -> list[AnswerRow]:
+    """One row for each wording of a question, in the place of its kind; the most asked first."""
+    found: dict[str, list[Record]] = defaultdict(list)
+    for record in part.records:
+        found[record["question"]].append(record)
+    return [_row(part, text, own) for text, own in sorted(found.items(), key=lambda one: (-len(one[1]), one[0]))]
+
+
+def worst(parts: Sequence[Ladder]) -> Ladder:
+    """One prompt set under several attacks of the same questions: what any of them breaks is broken."""
+    last = max(parts, key=lambda part: part.eps)
+    return replace(last, broken=frozenset().union(*(part.broken for part in parts)))
+
+
+def over_prior(part: Ladder) -> Comparison:
+    """How much more often the answer is right, without attack, than the commonest training answer to the same question."""
+    clean, prior = (
+        [float(each["label"] is not None and each[name] == each["label"]) for each in part.records]
+        for name in ("clean_prediction", "prior")
+    )
+    return paired(clean, prior, np.zeros(len(clean), np.int64), [_group(record) for record in part.records])
+
+
+def as_prior(part: Ladder) -> int:
+    """How many questions are answered, without attack, by the commonest training answer to them."""
+    return sum(each["clean_prediction"] == each["prior"] for each in part.records)
+
+
+def _row(part: Ladder, kind: str, records: Sequence[Record]) -> AnswerRow:
     groups = np.empty(len(records), object)
     groups[:] = [_group(record) for record in records]
     known = np.array([record["label"] is not None for record in records])
@@ -75,7 +131,7 @@ def _row(prompts: str, eps: float, kind: str, records: Sequence[Record], broken:
         known & np.array([record[name] == record["label"] for record in records])
         for name in ("prior", "clean_prediction")
     )
-    after = clean & np.array([record["sample_id"] not in broken for record in records])
+    after = clean & np.array([record["sample_id"] not in part.broken for record in records])
     lost = clean & ~after
 
     def share(hits: Any, among: Any) -> Interval:
@@ -83,9 +139,9 @@ def _row(prompts: str, eps: float, kind: str, records: Sequence[Record], broken:
 
     everyone = np.ones(len(records), bool)
     return AnswerRow(
-        prompts=prompts,
+        prompts=part.prompts,
         attack=str(records[0]["attack"]),
-        eps=eps,
+        eps=part.eps,
         kind=kind,
         questions=len(records),
         unseen=int((~known).sum()),
@@ -129,3 +185,35 @@ def swaps(run: Run) -> list[Swaps]:
         )
         for (prompts, eps), records in sorted(parts.items())
     ]
+
+
+@dataclass(frozen=True)
+class SwapRow:
+    """One swap of words.
+
+    Args:
+        prompts: the set whose questions it is of.
+        word: as it stood there, in lower case.
+        replacement: what was put in its place.
+        questions: in which it was put.
+        broken: those of them that are answered wrongly after.
+    """
+
+    prompts: str
+    word: str
+    replacement: str
+    questions: int
+    broken: int
+
+
+def swapped_words(run: Run) -> list[SwapRow]:
+    """Every swap at the largest budget of each prompt set, the most harmful first."""
+    found: dict[tuple[str, str, str], list[bool]] = defaultdict(list)
+    largest = {part.prompts: part for part in ladder(run)}
+    for part in largest.values():
+        for record in part.records:
+            for change in record.get("changes", ()):
+                key = part.prompts, change["word"].lower(), change["replacement"].lower()
+                found[key].append(record["prediction"] != record["label"])
+    rows = [SwapRow(*key, len(hits), sum(hits)) for key, hits in found.items()]
+    return sorted(rows, key=lambda row: (row.prompts, -row.broken, -row.questions, row.word, row.replacement))

@@ -19,6 +19,7 @@ from titer.statistics.intervals import Interval, clustered
 from titer.statistics.ranking import area_interval
 
 CANARIES = "canaries.jsonl"
+TRUSTED = "trusted.jsonl"
 QUEUE = "queue.csv"
 FEWEST = 100
 """Canaries of a family without which nothing is said of its power."""
@@ -67,6 +68,25 @@ class AreaRow:
     family: str
     by: str
     area: Interval
+
+
+@dataclass(frozen=True)
+class FlaggedRow:
+    """How many audited pairs are above a threshold of trusted ones.
+
+    Args:
+        false_alarms: share of the trusted pairs that the threshold flags at most.
+        pairs: audited.
+        flagged: of these.
+        share: flagged, with a 95 % interval.
+        expected: how many it would flag at most if all were like the trusted ones.
+    """
+
+    false_alarms: float
+    pairs: int
+    flagged: int
+    share: Interval
+    expected: float
 
 
 @dataclass(frozen=True)
@@ -149,6 +169,29 @@ def canaries(run: Run) -> dict[str, list[Record]]:
     return found
 
 
+def trusted(run: Run) -> list[Record]:
+    """Pairs that were believed to be clean and say what is usual; none where the audited ones do."""
+    return read_lines(run.path / TRUSTED) if "trusted" in run.info else []
+
+
+def flagged(run: Run) -> list[FlaggedRow]:
+    """Audited pairs above the thresholds of ``FALSE_ALARMS`` and ``REVIEWED``, where these are of trusted pairs.
+
+    A share that is less than one of the trusted pairs has no threshold, and no row.
+    """
+    if "trusted" not in run.info:
+        return []
+    ties = [_tie(record) for record in run.records]
+    rows = []
+    for share in sorted((*FALSE_ALARMS, *REVIEWED)):
+        allowed = [math.floor(share * record["real"] + 1e-9) for record in run.records]
+        if min(allowed) > 0:
+            hits = [record["ahead"] <= most for record, most in zip(run.records, allowed, strict=True)]
+            counted = clustered(np.array(hits, float), ties)
+            rows.append(FlaggedRow(share, len(hits), sum(hits), counted, share * len(hits)))
+    return rows
+
+
 def power(run: Run) -> list[PowerRow]:
     """For each family the share of its canaries above the thresholds of ``FALSE_ALARMS``, and above every real pair."""
     return [power_of(family, found, share) for family, found in canaries(run).items() for share in (*FALSE_ALARMS, 0.0)]
@@ -186,15 +229,15 @@ def power_of(family: str, found: Sequence[Record], false_alarms: float) -> Power
 
 
 def threshold_score(run: Run, false_alarms: float) -> float | None:
-    """The score that a flagged real pair is above; None where the share is less than one pair."""
-    ordered = queue(run)
-    allowed = math.floor(false_alarms * len(ordered) + 1e-9)
-    return float(ordered[allowed]["score"]) if 0 < allowed < len(ordered) else None
+    """The score that a flagged pair is above, of trusted pairs where there are such; None where the share is less than one."""
+    scores = sorted((float(record["score"]) for record in trusted(run) or queue(run)), reverse=True)
+    allowed = math.floor(false_alarms * len(scores) + 1e-9)
+    return scores[allowed] if 0 < allowed < len(scores) else None
 
 
 def areas(run: Run) -> list[AreaRow]:
     """For each family that has canaries, AUROC of the score and of each signal."""
-    negative = len({_tie(record) for record in run.records})
+    negative = len({_tie(record) for record in trusted(run) or run.records})
     return [
         area_of(family, by, found, negative)
         for family, found in canaries(run).items()
@@ -350,6 +393,19 @@ def reasons(run: Run) -> list[str]:
         return f"Power ({at}) is unknown{whose}: {why}."
 
     return [said(at, why, of) for (at, why), of in families.items()]
+
+
+def flagged_table(run: Run) -> list[dict[str, str]]:
+    """A row for each threshold of trusted pairs: audited ones above it, and how many would be if all were clean."""
+    return [
+        {
+            "of trusted pairs": threshold(row.false_alarms),
+            "of audited pairs": f"{row.flagged} of {row.pairs}",
+            "share": percent(row.share),
+            "if all were clean, at most about": f"{row.expected:.0f}",
+        }
+        for row in flagged(run)
+    ]
 
 
 def base_rate_table(run: Run) -> list[dict[str, str]]:

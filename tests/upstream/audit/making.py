@@ -35,7 +35,8 @@ def features(count: int, dim: int = 6, seed: int = 0) -> Features:
 def pairs(count: int, encoders: int = 1, seed: int = 0) -> Pairs:
     random = np.random.default_rng(seed)
     captions = tuple(f"a {NAMES[row % 3]} of {random.integers(1, 9)} cm" for row in range(count))
-    return Pairs(captions, tuple(features(count, seed=seed + place) for place in range(encoders)))
+    made = tuple(features(count, seed=seed + place) for place in range(encoders))
+    return Pairs(captions, made, 0.02 + 0.01 * random.random(count))
 
 
 SIDE = 8

@@ -10,7 +10,7 @@ import pytest
 from attacks.test_words import bert  # noqa: F401
 from images import timeless
 from titer.attacks.words import MaskedLanguageModel
-from titer.errors import InputError
+from titer.errors import InputError, RunError
 from titer.results import audited
 from titer.results.store import Run, read_lines
 from titer.upstream.audit.keeping import keep
@@ -48,6 +48,7 @@ def test_records_hold_what_the_docs_say(whole: Run) -> None:
         "k-distance",
         "slof",
         "dao",
+        "residual",
         "surprisal",
         "near-duplicate",
     ]
@@ -98,6 +99,55 @@ def test_pairs_that_were_crafted_are_on_top(data: Path, tmp_path: Path) -> None:
     again = audit(toy(), tmp_path / "noised", out=tmp_path / "again", settings=FEW, images=False)
     assert timeless(again) == timeless(found)
     assert not (tmp_path / "again" / "images").exists()
+
+
+def test_a_trusted_set_says_what_is_usual(data: Path, tmp_path: Path) -> None:
+    """Half of the pairs noised: among themselves they are usual, among trusted ones they are not."""
+    craft(toy(), data, out=tmp_path / "noised", ratio=0.5, attack="sga", eps=8 / 255, settings={"steps": 4})
+    noised = {record["sample_id"] for record in read_lines(tmp_path / "noised" / "noise.jsonl")}
+    believed = folder(tmp_path / "trusted", seed=7)
+
+    def area(found: Run) -> float:
+        bad = [record["score"] for record in found.records if record["sample_id"] in noised]
+        good = [record["score"] for record in found.records if record["sample_id"] not in noised]
+        return float(np.mean(np.array(bad)[:, None] > np.array(good)))
+
+    few = {**FEW, "families": ("text",)}
+    alone = audit(toy(), tmp_path / "noised", out=tmp_path / "alone", settings=few, images=False)
+    found = audit(
+        toy(),
+        tmp_path / "noised",
+        trusted=believed,
+        trusted_split="train",
+        out=tmp_path / "run",
+        settings=few,
+        images=False,
+    )
+    assert area(found) > area(alone)
+    assert (found.info["trusted"]["pairs"], found.info["trusted"]["groups"]) == (120, 60)
+    assert sorted(record["rank"] for record in found.records) == list(range(1, 121))
+    assert len(audited.trusted(found)) == 120
+    assert not audited.trusted(alone)
+    assert not audited.flagged(alone)
+    first = audited.flagged(found)[0]
+    assert (first.false_alarms, first.pairs) == (0.01, 120)
+    assert first.expected == pytest.approx(1.2)
+    assert first.flagged == sum(record["ahead"] <= 1 for record in found.records)
+    clean = audit(toy(), folder(tmp_path / "clean", seed=8), trusted=believed, trusted_split="train",
+                  out=tmp_path / "other", settings=few, images=False)  # fmt: skip
+    at = {row.false_alarms: row.share for row in audited.flagged(clean)}
+    assert at[0.2].low <= 0.2 <= at[0.2].high
+    with pytest.raises(InputError, match="130 pictures of data are audited, too, such as"):
+        audit(toy(), data, split="all", trusted=data, out=tmp_path / "same")
+    with pytest.raises(InputError, match="belongs to"):
+        audit(toy(), tmp_path / "noised", out=tmp_path / "run", settings=few)
+
+
+def test_a_trusted_picture_that_cannot_be_read_ends_the_run(data: Path, tmp_path: Path) -> None:
+    believed = folder(tmp_path / "trusted", seed=7)
+    (believed / "scans" / "003.png").write_bytes(b"no picture")
+    with pytest.raises(RunError, match=r"--trusted: scans/003.png cannot be used"):
+        audit(toy(), data, trusted=believed, out=tmp_path / "run", settings=FEW)
 
 
 def test_two_encoders_have_signals_each_and_disagree(data: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from titer.errors import InputError
+from titer.upstream.audit.canaries import FAMILIES
 from titer.upstream.audit.pairs import Features, Pairs
 from titer.upstream.audit.signals import SIGNALS, Rule, combined, percentiles, planted, population, signals
 from upstream.audit.making import pairs, unit
@@ -18,6 +19,7 @@ def others(rows: list[int], source: Pairs) -> Pairs:
     return Pairs(
         tuple(source.captions[row] for row in rows),
         tuple(Features(made.images[rows], made.texts[rows], made.shifts[rows]) for made in source.features),
+        source.residuals[rows],
         None if source.surprisals is None else source.surprisals[rows],
     )
 
@@ -57,7 +59,7 @@ def test_a_planted_mismatch_has_the_highest_score() -> None:
     whole = pairs(90)
     (made,) = whole.features
     wrong = unit(np.eye(6)[[4]])
-    odd = Pairs(("a violin of 5 cm",), (Features(made.images[[0]], wrong, made.shifts[[0]] * 3),))
+    odd = Pairs(("a violin of 5 cm",), (Features(made.images[[0]], wrong, made.shifts[[0]] * 3),), np.array([0.3]))
     found = signals(planted(population(whole, RULE, 1), np.array([0]), odd, RULE), RULE, 0)
     assert combined(found).argmax() == 0
     assert {name for name, values in found.items() if values.argmax() == 0} >= {
@@ -65,12 +67,13 @@ def test_a_planted_mismatch_has_the_highest_score() -> None:
         "slof",
         "surprisal",
         "transform",
+        "residual",
     }
 
 
 def test_a_language_models_surprisals_replace_the_bigrams() -> None:
     made = pairs(40)
-    told = Pairs(made.captions, made.features, np.arange(40.0))
+    told = Pairs(made.captions, made.features, made.residuals, np.arange(40.0))
     assert signals(population(told, RULE, 1), RULE, 0)["surprisal"].tolist() == list(range(40))
 
 
@@ -79,6 +82,13 @@ def test_the_score_is_the_mean_percentile() -> None:
     assert percentiles(np.zeros(5)).tolist() == [0.5] * 5
     found = {"one": np.array([0.0, 1, 2]), "two": np.array([5.0, 3, 4])}
     assert combined(found).tolist() == pytest.approx([0.5, 0.25, 0.75])
+
+
+def test_families_are_those_asked_for_and_the_control() -> None:
+    assert Rule().planted == tuple(FAMILIES)
+    assert Rule(families=("wrong-caption", "text")).planted == ("text", "wrong-caption", "untouched")
+    with pytest.raises(InputError, match="did you mean 'text'"):
+        Rule(families=("texts",))
 
 
 @pytest.mark.parametrize("wrong", [{"k": 0}, {"captions": 0}, {"alike": 0.0}, {"smoothing": 0.0}])

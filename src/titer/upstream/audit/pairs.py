@@ -44,11 +44,13 @@ class Pairs:
     Args:
         captions: one a pair.
         features: of one or two encoders.
+        residuals: (pairs,) share of each image's energy that a small blur takes away.
         surprisals: (pairs,) highest surprisal of a token by a masked language model, where there is one.
     """
 
     captions: tuple[str, ...]
     features: tuple[Features, ...]
+    residuals: Floats
     surprisals: Floats | None = None
 
     def __len__(self) -> int:
@@ -68,9 +70,10 @@ class Pairs:
             Features(*(_set(getattr(own, name), rows, getattr(new, name)) for name in ("images", "texts", "shifts")))
             for own, new in zip(self.features, others.features, strict=True)
         )
+        residuals = _set(self.residuals, rows, others.residuals)
         if self.surprisals is None or others.surprisals is None:
-            return Pairs(tuple(captions), features)
-        return Pairs(tuple(captions), features, _set(self.surprisals, rows, others.surprisals))
+            return Pairs(tuple(captions), features, residuals)
+        return Pairs(tuple(captions), features, residuals, _set(self.surprisals, rows, others.surprisals))
 
 
 def _set(values: Floats, rows: Places, others: Floats) -> Floats:

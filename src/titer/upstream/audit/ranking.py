@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from titer.results.retrieval import unpacked
 from titer.results.store import Record
-from titer.upstream.audit.canaries import FAMILIES, Canary
+from titer.upstream.audit.canaries import FAMILIES, Canary, plantings
 from titer.upstream.audit.pairs import Features, Floats, Pairs
 from titer.upstream.audit.signals import Population, Rule, combined, percentiles, planted, signals
 
+Visit = tuple[Sequence[int], range]
+"""Rows of trusted pairs, and of as many audited ones that take their places."""
+
 
 def pairs_of(records: Sequence[Record]) -> Pairs:
-    """Pairs from what lines hold of them: ``caption``, ``features`` of each encoder, and ``surprisal`` where there is one."""
+    """Pairs from what lines hold: ``caption``, ``features`` of each encoder, ``residual``, perhaps ``surprisal``."""
 
     def stacked(place: int, name: str) -> Floats:
         return np.stack([unpacked(record["features"][place][name]) for record in records])
@@ -27,8 +30,9 @@ def pairs_of(records: Sequence[Record]) -> Pairs:
         )
         for place in range(len(records[0]["features"]))
     )
+    residuals = np.array([record["residual"] for record in records])
     told = np.array([record["surprisal"] for record in records]) if "surprisal" in records[0] else None
-    return Pairs(tuple(record["caption"] for record in records), features, told)
+    return Pairs(tuple(record["caption"] for record in records), features, residuals, told)
 
 
 def ranked(real: Population, records: Sequence[Record], rule: Rule, seed: int) -> Iterator[tuple[int, Record]]:
@@ -36,35 +40,66 @@ def ranked(real: Population, records: Sequence[Record], rule: Rule, seed: int) -
 
     Args:
         real: all real pairs.
-        records: what each record starts with.
+        records: what is kept of each.
         rule: how they are ranked.
         seed: of the ranking.
     """
     found = signals(real, rule, seed)
     score, shares = combined(found), {name: percentiles(values) for name, values in found.items()}
-    order = sorted(range(len(records)), key=lambda row: (-score[row], records[row]["sample_id"]))
-    for rank, row in enumerate(order, start=1):
-        yield (
-            row,
-            {
-                **records[row],
-                "rank": rank,
-                "score": _digits(score[row]),
-                "signals": {name: _digits(values[row]) for name, values in found.items()},
-                "percentiles": {name: _digits(values[row]) for name, values in shares.items()},
-            },
-        )
+    yield from _in_order(
+        {
+            **_told(record),
+            "score": _digits(score[row]),
+            "signals": {name: _digits(values[row]) for name, values in found.items()},
+            "percentiles": {name: _digits(values[row]) for name, values in shares.items()},
+        }
+        for row, record in enumerate(records)
+    )
 
 
-def ranked_canaries(
-    real: Population, rows: Sequence[int], records: Sequence[Record], rule: Rule, seed: int
-) -> Iterator[Record]:
-    """The records of canaries that are planted together, each ranked among the real pairs that are left.
+def ranked_among(
+    trusted: Population, guests: Iterable[Visit], records: Sequence[Record], rule: Rule, seed: int
+) -> Iterator[tuple[int, Record]]:
+    """The same of pairs that are not of the population, each ranked among trusted ones as a canary is."""
+    yield from _in_order(
+        record
+        for places, rows in guests
+        for record in placed(trusted, places, [records[row] for row in rows], rule, seed)
+    )
+
+
+def _in_order(records: Iterable[Record]) -> Iterator[tuple[int, Record]]:
+    """Row and record with its rank, the highest score first."""
+    rows = sorted(enumerate(records), key=lambda one: (-one[1]["score"], one[1]["sample_id"]))
+    for rank, (row, record) in enumerate(rows, start=1):
+        yield row, {**record, "rank": rank}
+
+
+def visits(pairs: int, ties: Sequence[str | None], together: int, seed: int) -> Iterator[Visit]:
+    """Which trusted pairs make room for which audited ones: a few at a time, as for canaries.
+
+    Args:
+        pairs: how many are audited.
+        ties: of the trusted ones, what ties them together.
+        together: fewest at a time.
+        seed: of the order.
+    """
+    first = 0
+    for planting in plantings(ties, together, seed, "audited"):
+        rows = range(first, min(first + len(planting), pairs))
+        if not rows:
+            return
+        yield [canary.row for canary in planting[: len(rows)]], rows
+        first = rows.stop
+
+
+def placed(real: Population, rows: Sequence[int], records: Sequence[Record], rule: Rule, seed: int) -> Iterator[Record]:
+    """The records of pairs that take the places of a few real ones, each ranked among those that are left.
 
     Args:
         real: all real pairs.
-        rows: those that the canaries replace.
-        records: what is kept of the canaries.
+        rows: those that are replaced.
+        records: what is kept of the pairs in their places.
         rule: how they are ranked.
         seed: of the ranking.
     """
@@ -75,7 +110,7 @@ def ranked_canaries(
     score = combined(found)
     for place, record in zip(rows, records, strict=True):
         yield {
-            **{name: value for name, value in record.items() if name not in ("features", "surprisal", "changed")},
+            **_told(record),
             "score": _digits(score[place]),
             "real": int(others.sum()),
             "ahead": int(np.count_nonzero(score[others] >= score[place])),
@@ -83,6 +118,13 @@ def ranked_canaries(
             "signals": {name: _digits(values[place]) for name, values in found.items()},
             "percentiles": {name: above(values[place], values[others]) for name, values in found.items()},
         }
+
+
+def _told(record: Record) -> Record:
+    """What a record begins with: all that is kept of a pair but for what signals are computed from."""
+    return {
+        name: value for name, value in record.items() if name not in ("features", "residual", "surprisal", "changed")
+    }
 
 
 def above(value: float, others: Floats) -> float:

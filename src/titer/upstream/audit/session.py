@@ -33,18 +33,28 @@ from titer.evaluate.subject import keep_picture, kept
 from titer.features.stream import threads
 from titer.models.encoder import Encoder
 from titer.progress import progress
-from titer.results.audited import CANARIES, write_queue
+from titer.results.audited import CANARIES, TRUSTED, write_queue
 from titer.results.retrieval import packed
 from titer.results.store import Lines, Record, Run, RunWriter, key_of, read_run, thumbnail_name
 from titer.upstream.audit.canaries import CONTROL, FAMILIES, Canary, Family, fewest_together, plantings, wrong_caption
 from titer.upstream.audit.plan import FEWEST_PAIRS, AuditPlan, plan_audit
-from titer.upstream.audit.ranking import order_of, pairs_of, planted_together, ranked, ranked_canaries
+from titer.upstream.audit.ranking import (
+    order_of,
+    pairs_of,
+    placed,
+    planted_together,
+    ranked,
+    ranked_among,
+    visits,
+)
+from titer.upstream.audit.residual import residuals
 from titer.upstream.audit.signals import Population, population
 from titer.upstream.audit.transforms import shifts
 from titer.upstream.craft import noised_caption, stored, three_channels
 from titer.upstream.noises import Noise
 
 FEATURES, PLANTED = "features.jsonl", "planted.jsonl"
+TRUSTED_FEATURES = "trusted-features.jsonl"
 _PICTURES = 50  # of the top of the queue, that the page shows
 _PATIENCE = 3  # times as many pairs are tried as canaries are wanted, where some cannot be changed
 
@@ -70,7 +80,7 @@ def audit(
         workers: threads; one per core unless given. Changes no number.
         images: keep thumbnails of the top of the queue; unless given, not those of DICOM files.
         command: what run.json says the run was started by.
-        options: what else ``plan_audit`` takes (``split``, ``limit``, ``by``, ``settings``, ...).
+        options: what else ``plan_audit`` takes (``trusted``, ``split``, ``limit``, ``by``, ``settings``, ...).
 
     Returns:
         The run; ``titer.results.audited`` reads queue, power and base rates from it.
@@ -100,6 +110,21 @@ class _Opened:
     fields: Record
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Known:
+    """Pairs, and what encoders make of them.
+
+    Args:
+        data: where their pictures are.
+        rows: those that can be used.
+        records: of each what ``features.jsonl`` holds, by id.
+    """
+
+    data: Data
+    rows: Sequence[Example]
+    records: Mapping[str, Record]
+
+
 class _Session:
     """One process's work on a run: features, canaries, then the ranking."""
 
@@ -120,31 +145,29 @@ class _Session:
             conclude(self.writer, "done", len(examples), {})
             return
         with running(self.writer, len(examples), self.failed), threads(1):
-            known = self._features(workers)
-            rows = [example for example in examples if example.id in known]
-            if len(rows) < max(FEWEST_PAIRS, self.plan.rule.k + 1):
+            audited = self._known(self.plan.data, FEATURES, workers)
+            usual = audited if self.plan.trusted is None else self._known(self.plan.usual, TRUSTED_FEATURES, workers)
+            if len(usual.rows) < max(FEWEST_PAIRS, self.plan.rule.k + 1):
                 raise RunError(
-                    f"only {len(rows)} of {len(examples)} pairs can be used; the first error: "
+                    f"only {len(usual.rows)} of {len(self.plan.usual)} pairs can be used; the first error: "
                     f"{next(iter(self.failed.values()))}"
                 )
-            made = self._canaries(rows, known, workers)
-            self._rank(rows, known, made, images)
+            made = self._canaries(usual, workers)
+            self._rank(audited, usual, made, images)
 
     # features of real pairs
 
-    def _features(self, workers: int) -> dict[str, Record]:
-        """What is known of each pair by its id."""
-        lines = Lines(self.writer.path / FEATURES)
+    def _known(self, data: Data, file: str, workers: int) -> _Known:
+        """What is known of each pair that can be read."""
+        lines = Lines(self.writer.path / file)
         try:
             known = {record["sample_id"]: record for record in lines.found}
-            missing = [
-                part for part in self._parts(self.plan.data.examples) if not all(one.id in known for one in part)
-            ]
+            missing = [part for part in self._parts(data.examples) if not all(one.id in known for one in part)]
             with progress("features", max(1, len(missing))) as advance:
 
                 def encode(part: Sequence[Example]) -> None:
                     """One chunk. All of it, even if some is known: a batch's size may change the last bit."""
-                    records = self._encoded(list(self._opened(part)))
+                    records = self._encoded(list(self._opened(part, data)))
                     with self.lock:
                         for record in records:
                             if record["sample_id"] not in known:
@@ -155,7 +178,7 @@ class _Session:
                 self.crew.spread(workers, [partial(encode, part) for part in missing])
         finally:
             lines.close()
-        return known
+        return _Known(data, [example for example in data.examples if example.id in known], known)
 
     def _encoded(self, opened: Sequence[_Opened]) -> list[Record]:
         if not opened:
@@ -163,12 +186,13 @@ class _Session:
         images = torch.stack([one.pixels.expand(3, -1, -1) for one in opened])
         captions = [str(one.example.caption) for one in opened]
         ids = [one.example.id for one in opened]
-        features = self._features_of(images, ids, captions, "audit")
+        features, grain = self._features_of(images, ids, captions, "audit"), _residuals(images)
         return [
             {
                 **one.fields,
                 "caption": caption,
                 "features": [{name: values[row] for name, values in found.items()} for found in features],
+                "residual": grain[row],
                 **self._told(caption),
             }
             for row, (one, caption) in enumerate(zip(opened, captions, strict=True))
@@ -203,20 +227,22 @@ class _Session:
             return {}
         return {"surprisal": round(max(self.plan.language.surprisals(caption), default=0.0), 6)}
 
-    def _opened(self, examples: Sequence[Example]) -> Iterator[_Opened]:
+    def _opened(self, examples: Sequence[Example], data: Data) -> Iterator[_Opened]:
         for example in examples:
             try:
                 for encoder in self.encoders:
                     cut(encoder, str(example.caption))
-                yield self._open(example)
+                yield self._open(example, data)
             except PictureError as error:
+                if data is self.plan.trusted:
+                    raise RunError(f"--trusted: {example.id} cannot be used: {error}") from error
                 with self.lock:
                     self.failed[example.id] = str(error)
                     self.writer.append({"sample_id": example.id, "path": example.path, "error": str(error)})
 
-    def _open(self, example: Example) -> _Opened:
+    def _open(self, example: Example, data: Data) -> _Opened:
         """Pixels (1 or 3, size, size) rounded to 8 bits: a canary must not be told by how it is stored."""
-        picture = self.plan.data.read(example)
+        picture = data.read(example)
         pixels = self.plan.encoder.preprocess(picture.pixels)[: picture.pixels.shape[2]]
         return _Opened(example, (pixels * 255).round() / 255, self.plan.fields(example, picture))
 
@@ -225,23 +251,23 @@ class _Session:
 
     # canaries
 
-    def _canaries(self, rows: Sequence[Example], known: Mapping[str, Record], workers: int) -> dict[Canary, Record]:
+    def _canaries(self, usual: _Known, workers: int) -> dict[Canary, Record]:
         """Every canary, those that their family could not change included."""
-        wanted = self.plan.rule.canaries
+        rows, wanted = usual.rows, self.plan.rule.canaries
         size = fewest_together(len(rows), wanted)
         ties = [self.plan.tie(example) for example in rows]
-        endless = {name: plantings(ties, size, self.plan.seed, name) for name in FAMILIES}
+        endless = {name: plantings(ties, size, self.plan.seed, name) for name in self.plan.rule.planted}
         made: dict[Canary, Record] = {}
         lines = Lines(self.writer.path / PLANTED)
         try:
             earlier = {record["canary"]: record for record in lines.found}
-            with progress("canaries", max(1, wanted * len(FAMILIES))) as advance:
+            with progress("canaries", max(1, wanted * len(endless))) as advance:
 
                 def noise(part: Sequence[Canary]) -> None:
                     names = [_name(canary, rows) for canary in part]
                     records = [earlier.get(name) for name in names]
                     if not all(records):
-                        records = list(self._noised(part, rows, known))
+                        records = list(self._noised(part, usual))
                     with self.lock:
                         for canary, name, record in zip(part, names, records, strict=True):
                             made[canary] = {**(record or {}), "canary": name}
@@ -271,9 +297,9 @@ class _Session:
                 chunks += self._parts([one for group in islice(more, math.ceil(missing / size)) for one in group])
         return chunks
 
-    def _noised(self, part: Sequence[Canary], rows: Sequence[Example], known: Mapping[str, Record]) -> Iterator[Record]:
+    def _noised(self, part: Sequence[Canary], usual: _Known) -> Iterator[Record]:
         """Canaries of one family; what stays as it was is taken from the pair's own features."""
-        name = part[0].family
+        rows, name = usual.rows, part[0].family
         family, examples = FAMILIES[name], [rows[canary.row] for canary in part]
         captions, pictures = [str(example.caption) for example in examples], None
         noise = family.noise(self.plan.rule.steps)
@@ -281,11 +307,12 @@ class _Session:
             others = [wrong_caption(rows, canary, self.plan.seed) for canary in part]
             ids = [f"{canary.again}\x00{example.id}" for canary, example in zip(part, examples, strict=True)]
             captions, pictures = self._attacked(
-                noise, family, examples, others, Random(self.plan.seed, f"canary\x00{name}", ids)
+                noise, family, usual.data, examples, others, Random(self.plan.seed, f"canary\x00{name}", ids)
             )
         features = self._features_of(pictures, [example.id for example in examples], captions, "audit")
+        grain = None if pictures is None else _residuals(pictures)
         for row, (canary, example) in enumerate(zip(part, examples, strict=True)):
-            own = known[example.id]["features"]
+            own = usual.records[example.id]
             yield {
                 "sample_id": example.id,
                 "family": name,
@@ -295,18 +322,25 @@ class _Session:
                 "changed": name == CONTROL or family.epsilon is not None or captions[row] != example.caption,
                 "features": [
                     {**before, **{key: values[row] for key, values in found.items()}}
-                    for before, found in zip(own, features, strict=True)
+                    for before, found in zip(own["features"], features, strict=True)
                 ],
+                "residual": own["residual"] if grain is None else grain[row],
                 **self._told(captions[row]),
             }
 
     def _attacked(
-        self, noise: Noise, family: Family, examples: Sequence[Example], others: Sequence[str], random: Random
+        self,
+        noise: Noise,
+        family: Family,
+        data: Data,
+        examples: Sequence[Example],
+        others: Sequence[str],
+        random: Random,
     ) -> tuple[list[str], Tensor | None]:
         """Captions and, where the family changes them, pictures (examples, 3, size, size) after its noise."""
         encoder = self.encoders[0]
         try:
-            opened = [self._open(example).pixels for example in examples]
+            opened = [self._open(example, data).pixels for example in examples]
         except PictureError as error:
             raise RunError(f"a picture could be read before and cannot any more: {error}") from error
         captions = [""] * len(examples)
@@ -331,21 +365,22 @@ class _Session:
 
     # the ranking
 
-    def _rank(
-        self, rows: Sequence[Example], known: Mapping[str, Record], made: Mapping[Canary, Record], images: bool | None
-    ) -> None:
-        groups, rule, seed = planted_together(made), self.plan.rule, self.plan.seed
-        spare = max((len(group) for group in groups), default=0)
-        real = population(pairs_of([known[example.id] for example in rows]), rule, spare)
+    def _rank(self, audited: _Known, usual: _Known, made: Mapping[Canary, Record], images: bool | None) -> None:
+        groups, rule, seed, trusted = planted_together(made), self.plan.rule, self.plan.seed, usual is not audited
+        ties = [self.plan.tie(example) for example in usual.rows]
+        size = fewest_together(len(ties), rule.canaries)
+        guests = list(visits(len(audited.rows), ties, size, seed)) if trusted else []
+        spare = max(map(len, [*groups, *(places for places, _ in guests)]), default=0)
+        real = population(pairs_of([usual.records[example.id] for example in usual.rows]), rule, spare)
         with progress("ranking", max(1, len(groups))) as advance:
-            self._write_canaries(self._ranked(real, groups, made, advance))
-        told = [
-            {name: value for name, value in known[example.id].items() if name not in ("features", "surprisal")}
-            for example in rows
-        ]
-        for row, record in ranked(real, told, rule, seed):
+            self._write(CANARIES, self._ranked(real, groups, made, advance))
+        found = ranked(real, [usual.records[example.id] for example in usual.rows], rule, seed)
+        if trusted:
+            self._write(TRUSTED, (record for _, record in found))
+            found = ranked_among(real, guests, [audited.records[example.id] for example in audited.rows], rule, seed)
+        for row, record in found:
             if record["rank"] <= _PICTURES and kept(images, record):
-                self._keep(rows[row])
+                self._keep(audited.rows[row])
             if self.writer.done.get(key_of(record)) != record:
                 self.writer.append(record)
 
@@ -358,12 +393,12 @@ class _Session:
     ) -> Iterator[Record]:
         for group in groups:
             places = [canary.row for canary in group]
-            yield from ranked_canaries(real, places, [made[canary] for canary in group], self.plan.rule, self.plan.seed)
+            yield from placed(real, places, [made[canary] for canary in group], self.plan.rule, self.plan.seed)
             advance()
 
-    def _write_canaries(self, records: Iterable[Record]) -> None:
+    def _write(self, name: str, records: Iterable[Record]) -> None:
         """All of them at once, so that a file that is there is whole."""
-        target = self.writer.path / CANARIES
+        target = self.writer.path / name
         partial_file = target.with_name(target.name + ".partial")
         try:
             with partial_file.open("w", encoding="utf-8") as file:
@@ -377,7 +412,11 @@ class _Session:
     def _keep(self, example: Example) -> None:
         directory = self.writer.path / "images"
         if not (directory / thumbnail_name(example.id)).exists():
-            keep_picture(self._open(example).pixels.expand(3, -1, -1), directory, example.id)
+            keep_picture(self._open(example, self.plan.data).pixels.expand(3, -1, -1), directory, example.id)
+
+
+def _residuals(images: Tensor) -> list[float]:
+    return [round(float(value), 9) for value in residuals(images)]
 
 
 def _resized(encoder: Encoder, image: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from titer.errors import InputError
+from titer.errors import InputError, unknown
 from titer.upstream.audit.agreement import disagreement, own_rank, pair
+from titer.upstream.audit.canaries import CONTROL, FAMILIES
 from titer.upstream.audit.density import Neighbours, dao, k_distance, moved, neighbours, slof
 from titer.upstream.audit.pairs import Floats, Pairs, Places
 from titer.upstream.audit.transforms import transform
@@ -22,6 +23,7 @@ SIGNALS: Mapping[str, str] = {
     "k-distance": "image and caption together are far from the next pairs",
     "slof": "they are further from the next pairs than those are from theirs",
     "dao": "the same, weighed by how many directions the pairs there spread in",
+    "residual": "much of the image's energy is in what differs from pixel to pixel",
     "disagreement": "the two encoders do not agree how well image and caption fit",
     "surprisal": "one word of the caption is surprising there",
     "near-duplicate": "nearly the same caption stands below pictures that look different",
@@ -39,6 +41,7 @@ class Rule:
         alike: least share of words in common (Jaccard) of captions that are nearly the same.
         smoothing: of the bigram model.
         canaries: of each family, at least.
+        families: of canaries; all unless given. The untouched ones are always there.
         steps: gradient steps of the canaries' attacks.
     """
 
@@ -47,16 +50,25 @@ class Rule:
     alike: float = 0.8
     smoothing: float = 1.0
     canaries: int = 100
+    families: tuple[str, ...] | None = None
     steps: int = 10
 
     def __post_init__(self) -> None:
         for name, least in (("k", 1), ("captions", 1), ("canaries", 0), ("steps", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        for name in self.families or ():
+            if name not in FAMILIES:
+                raise unknown("family of canaries", name, FAMILIES)
         if not 0 < self.alike <= 1:
             raise InputError(f"alike: expected a share above 0, at most 1, got {self.alike:g}")
         if not self.smoothing > 0:
             raise InputError(f"smoothing: expected a number above 0, got {self.smoothing:g}")
+
+    @property
+    def planted(self) -> tuple[str, ...]:
+        """The families that are planted, in their usual order."""
+        return tuple(name for name in FAMILIES if self.families is None or name in (*self.families, CONTROL))
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +150,7 @@ def signals(known: Population, rule: Rule, seed: int) -> dict[str, Floats]:
             "dao": dao(near, features.joint.shape[1]),
         }
         found |= {f"{name}/{place + 1}" if place else name: values for name, values in own.items()}
+    found["residual"] = pairs.residuals
     if len(pairs.features) == 2:
         found["disagreement"] = disagreement(*pairs.features)
     found["surprisal"] = surprisal(pairs.captions, rule.smoothing) if pairs.surprisals is None else pairs.surprisals
