@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_the_upstream_recipe_runs_on_made_up_files(tmp_path: Path, capsys: pytes
 
 @pytest.mark.parametrize("kind", ["biomedclip", "medclip", "conch"])
 def test_heads_run_on_published_models(kind: str, tmp_path: Path) -> None:
-    makers = {
+    makers: dict[str, Callable[[], object]] = {
         "biomedclip": lambda: biomed_directory(tmp_path / "model"),
         "medclip": lambda: f"medclip:{medclip_directory(tmp_path / 'model')}",
         "conch": lambda: conch_directory(tmp_path / "model"),

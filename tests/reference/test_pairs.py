@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import normalize
 
 import titer
 from attacks.test_words import TABLE, encode_words
@@ -45,13 +46,11 @@ def tower(normalised: Tensor) -> Tensor:
 
 
 def of_images(images: Tensor) -> Tensor:
-    features = tower((images - 0.5) / 0.25)
-    return features / features.norm(dim=1, keepdim=True)
+    return normalize(tower((images - 0.5) / 0.25), dim=1)
 
 
 def of_text(text: str) -> Tensor:
-    features = encode_words([text])[0]
-    return features / features.norm()
+    return normalize(encode_words([text])[0], dim=0)
 
 
 def kl(first: Tensor, second: Tensor) -> Tensor:
