@@ -46,12 +46,14 @@ def tower(normalised: Tensor) -> Tensor:
 
 def of_images(images: Tensor) -> Tensor:
     features = tower((images - 0.5) / 0.25)
-    return features / features.norm(dim=1, keepdim=True)
+    lengths: Tensor = features.norm(dim=1, keepdim=True)
+    return features / lengths
 
 
 def of_text(text: str) -> Tensor:
     features = encode_words([text])[0]
-    return features / features.norm()
+    length: Tensor = features.norm()
+    return features / length
 
 
 def kl(first: Tensor, second: Tensor) -> Tensor:
