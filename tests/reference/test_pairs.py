@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.functional import normalize
 
 import titer
 from attacks.test_words import TABLE, encode_words
@@ -46,11 +45,15 @@ def tower(normalised: Tensor) -> Tensor:
 
 
 def of_images(images: Tensor) -> Tensor:
-    return normalize(tower((images - 0.5) / 0.25), dim=1)
+    features = tower((images - 0.5) / 0.25)
+    lengths: Tensor = features.norm(dim=1, keepdim=True)
+    return features / lengths
 
 
 def of_text(text: str) -> Tensor:
-    return normalize(encode_words([text])[0], dim=0)
+    features = encode_words([text])[0]
+    length: Tensor = features.norm()
+    return features / length
 
 
 def kl(first: Tensor, second: Tensor) -> Tensor:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +24,6 @@ from titer.attacks import ATTACKS, Attack, Norm, Random, Threat
 from titer.attacks.attack import ascend
 from titer.attacks.pairs import PAIR_ATTACKS, build_pair_attack, recorded_settings
 from titer.attacks.questions import QuestionAttack, attack_questions, check_attack
-from titer.attacks.threat import rising
 from titer.attacks.words import Swapped, cut
 from titer.data import load_data
 from titer.data.example import Data, Example
@@ -35,42 +33,33 @@ from titer.defenses.adapter import load_answerer
 from titer.errors import InputError, PictureError, RunError, unknown
 from titer.evaluate.attacking import allowed, check_task, checked, distances, keep_checks, telling
 from titer.evaluate.checks import Check, SelfChecks, every_swap
-from titer.evaluate.machine import default_workers, reuse_buffers
-from titer.evaluate.running import Crew, conclude, running
+from titer.evaluate.ladders import SHOWN, LadderPlan, LadderSession, threats_for
+from titer.evaluate.machine import reuse_buffers, workers_for
+from titer.evaluate.running import conclude
 from titer.evaluate.smoothing import seed_for
-from titer.evaluate.subject import Subject, keep_picture, kept
-from titer.features.stream import threads
+from titer.evaluate.subject import keep_picture
 from titer.models import load_model
 from titer.models.encoder import Encoder
 from titer.models.fusion import Answerer
-from titer.progress import progress
 from titer.registry import settings_of
 from titer.results.answered import SUCCESS, VERB
-from titer.results.store import Key, Record, Run, RunWriter, key_of, read_run
-
-_SHOWN = 12  # questions of which attacked pictures are kept
+from titer.results.store import Record, Run, RunWriter, read_run
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class AnswerPlan(Subject):
-    """A run before its first step: everything that decides its records.
+class AnswerPlan(LadderPlan):
+    """A run of an attack of questions before its first step.
 
     Args:
-        name: the attack's registered name.
         attack: with its settings; of images, or of images and questions.
-        threats: one norm, rising budgets.
         answerers: prompt sets by name, all with the data's classes as their answers.
     """
 
-    name: str
     attack: Attack | QuestionAttack
-    threats: tuple[Threat, ...]
     answerers: Mapping[str, Answerer]
 
-    @property
-    def together(self) -> int:
-        """Images attacked together. Fixed, so that no record depends on how the work was spread."""
-        return 16 if self.encoder.device.type == "cpu" else 64
+    verb: ClassVar[str] = VERB
+    chunk: ClassVar[tuple[int, int]] = (16, 64)
 
     def fingerprints(self) -> dict[str, str]:
         """Of each prompt set."""
@@ -91,24 +80,13 @@ class AnswerPlan(Subject):
             "attack": self.name,
             **(recorded_settings(self.attack) if isinstance(self.attack, QuestionAttack) else settings_of(self.attack)),
             "words": of_words and self.attack.halves != "image",  # type: ignore[union-attr]
-            "norm": self.threats[0].norm,
-            "eps": [threat.epsilon for threat in self.threats],
-            "by": list(self.by),
+            **self.budgets(),
         }
 
     def identity(self) -> dict[str, Any]:
         """All that changes a number."""
-        settings = {name: value for name, value in self.settings().items() if name != "by"}
         asked = digest([f"{row.path}\x00{question_of(row)}" for row in self.data.examples])
-        return {**self.who(), "questions": asked, "verb": VERB, "settings": settings, "together": self.together}
-
-    def labels(self, prompts: str, threat: Threat) -> dict[str, Any]:
-        """The fields that name prompt set, attack and threat."""
-        return {"prompts": prompts, "attack": self.name, "norm": threat.norm, "eps": threat.epsilon}
-
-    def key(self, sample: str, prompts: str, threat: Threat) -> Key:
-        """The key of the record that this attack will have."""
-        return key_of({"sample_id": sample, **self.labels(prompts, threat)})
+        return {**super().identity(), "questions": asked}
 
 
 def attack_answers(
@@ -154,12 +132,11 @@ def attack_answers(
     chosen = plan_answers(
         model, data, name, prompts=prompts, norm=norm, eps=eps, settings=settings, seed=recorded or 0, **subject
     )
-    if workers is not None and workers < 1:
-        raise InputError(f"workers: expected at least 1, got {workers}")
+    crew = workers_for(chosen.encoder.device, workers)
     started = shlex.join(["python", *sys.argv]) if command is None else command
     info = {**chosen.info_of(VERB, chosen.settings(), started), "success": dict(SUCCESS)}
     with RunWriter(Path(out), chosen.identity(), info) as writer:
-        _Session(chosen, writer, images).run(workers or default_workers(chosen.encoder.device), checks)
+        _Session(chosen, writer, images).run(crew, checks)
     return read_run(out)
 
 
@@ -192,9 +169,7 @@ def plan_answers(
     if seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     attack = built(name, settings or {})
-    threats = rising(norm, eps)
-    if norm not in attack.norms:
-        raise InputError(f"attack {name!r}: expected a norm of {', '.join(attack.norms)}, got {norm!r}")
+    threats = threats_for(name, attack.norms, norm, eps)
     rows = data if isinstance(data, Data) else load_data(data, split=split, limit=limit, allow=allow)
     for column in by:
         if column not in rows.columns:
@@ -269,16 +244,12 @@ class _Opened:
     text: str
 
 
-class _Session:
-    """One process's work on a run: chunks of questions out, records in."""
+class _Session(LadderSession):
+    """Chunks of questions out, records in."""
 
     def __init__(self, chosen: AnswerPlan, writer: RunWriter, images: bool | None) -> None:
+        super().__init__(writer, images, [example.id for example in chosen.data.examples])
         self.plan = chosen
-        self.writer = writer
-        self.images = images
-        self.failed: dict[str, str] = {}
-        self.lock = threading.Lock()
-        self.crew = Crew()
         self.first = _shown(chosen.data.examples)
 
     def run(self, workers: int, checks: bool) -> None:
@@ -289,18 +260,16 @@ class _Session:
             for threat in self.plan.threats
             if self._missing(chunk, prompts, threat)
         ]
-        total = len(self.plan.data.examples)
         wanted = [prompts for prompts in self.plan.answerers if checks and not checked(self.writer, prompts)]
         if not left and not wanted:
-            conclude(self.writer, "done", total, {})
+            conclude(self.writer, "done", self.expected, {})
             return
-        steps = sum(self._missing(*part) for part in left) + len(wanted)
-        with running(self.writer, total, self.failed), threads(1), progress("attack", steps) as self.advance:
+        with self.work(sum(self._missing(*part) for part in left) + len(wanted)):
             self.crew.spread(workers, [partial(self._attack, *part) for part in left])
             self.crew.spread(workers, [partial(self._check, prompts) for prompts in wanted])
 
     def _missing(self, chunk: Sequence[Example], prompts: str, threat: Threat) -> int:
-        return sum(self.plan.key(example.id, prompts, threat) not in self.writer.done for example in chunk)
+        return self.missing(self.plan.key(example.id, threat, prompts) for example in chunk)
 
     def _attack(self, chunk: Sequence[Example], prompts: str, threat: Threat) -> None:
         """One chunk at one budget. All of it is attacked even if some is done: a batch's size may change the last bit."""
@@ -324,7 +293,7 @@ class _Session:
         for row, one in enumerate(opened):
             record = {
                 **one.fields,
-                **self.plan.labels(prompts, threat),
+                **self.plan.labels(threat, prompts),
                 **_asked(one, asked[row], words=bool(self.plan.settings()["words"])),
                 "prior": answerer.prior.get(one.question.text, answerer.commonest),
                 "clean_prediction": int(before[row]),
@@ -336,10 +305,7 @@ class _Session:
                 "seconds": round(share, 4),
             }
             self._keep(one, shown[row], prompts, threat)
-            with self.lock:
-                if key_of(record) not in self.writer.done:
-                    self.writer.append(record)
-                    self.advance()
+            self.add(record)
 
     def _moved(
         self,
@@ -382,14 +348,7 @@ class _Session:
                 image, fields = self.plan.open(example)
                 yield _Opened(image, fields, question, cut(self.plan.encoder, question.text))
             except PictureError as error:
-                self._fail(example, str(error))
-
-    def _fail(self, example: Example, error: str) -> None:
-        with self.lock:
-            if example.id not in self.failed:
-                self.failed[example.id] = error
-                self.writer.append({"sample_id": example.id, "path": example.path, "error": error})
-            self.advance()
+                self.fail(example, str(error))
 
     def _check(self, prompts: str) -> None:
         """The self-checks of one prompt set, on the first questions that it answers rightly."""
@@ -431,19 +390,19 @@ class _Session:
 
     def _keep(self, one: _Opened, attacked: Tensor, prompts: str, threat: Threat) -> None:
         sample = one.fields["sample_id"]
-        if sample not in self.first or not kept(self.images, one.fields):
+        if not self.shows(one.fields):
             return
         with self.lock:
             keep_picture(one.image, self.writer.path / "images", sample)
             keep_picture(attacked, self.writer.path / "images" / "attacked", f"{sample}|{prompts}|{threat.epsilon:g}")
 
 
-def _shown(examples: Sequence[Example]) -> set[str]:
+def _shown(examples: Sequence[Example]) -> frozenset[str]:
     """Questions of which pictures are kept: one about each of the first pictures, in turn another one."""
     about: dict[str, list[str]] = {}
     for example in examples:
         about.setdefault(example.path, []).append(example.id)
-    return {ids[place % len(ids)] for place, ids in enumerate(islice(about.values(), _SHOWN))}
+    return frozenset(ids[place % len(ids)] for place, ids in enumerate(islice(about.values(), SHOWN)))
 
 
 def _in_turn(chunks: Sequence[Sequence[Example]]) -> Iterator[Example]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,43 +21,35 @@ from torch import Tensor
 
 from titer.attacks import ATTACKS, Attack, Model, Norm, Random, Threat
 from titer.attacks.attack import Laddered, ascend
-from titer.attacks.threat import length, rising
+from titer.attacks.threat import length
 from titer.data.example import Data, Example
 from titer.errors import InputError, PictureError, RunError
 from titer.evaluate.checks import Check, SelfChecks
-from titer.evaluate.machine import default_workers
-from titer.evaluate.running import NEVER, Crew, Deadline, TimeIsUpError, conclude, running
+from titer.evaluate.ladders import LadderPlan, LadderSession, threats_for
+from titer.evaluate.machine import workers_for
+from titer.evaluate.running import NEVER, Deadline, TimeIsUpError, conclude
 from titer.evaluate.smoothing import seed_for
-from titer.evaluate.subject import Subject, keep_picture, kept, load_subject
-from titer.features.stream import threads
+from titer.evaluate.subject import keep_picture, kept, load_subject
 from titer.models.classifier import Classifier
 from titer.models.encoder import Encoder
-from titer.progress import progress
 from titer.registry import settings_of
-from titer.results.store import Key, Record, Run, RunWriter, key_of, read_run
+from titer.results.store import Record, Run, RunWriter, read_run
 
-_SHOWN = 12  # images of which attacked pictures are kept
 _AMPLIFIED = 10  # how much larger a perturbation is drawn
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class AttackPlan(Subject):
-    """A run of an attack before its first step: everything that decides its records.
+class AttackPlan(LadderPlan):
+    """A run of an attack of images before its first step.
 
     Args:
-        name: the attack's registered name.
         attack: with its settings.
-        threats: one norm, rising budgets.
     """
 
-    name: str
     attack: Attack
-    threats: tuple[Threat, ...]
 
-    @property
-    def together(self) -> int:
-        """Images attacked together. Fixed, so that no record depends on how the work was spread."""
-        return 16 if self.encoder.device.type == "cpu" else 128
+    verb: ClassVar[str] = "attack"
+    chunk: ClassVar[tuple[int, int]] = (16, 128)
 
     def laddered(self) -> Attack:
         """The attack for one chunk at all budgets."""
@@ -73,24 +64,9 @@ class AttackPlan(Subject):
         return {
             "attack": self.name,
             **settings_of(self.attack),
-            "norm": self.threats[0].norm,
-            "eps": [threat.epsilon for threat in self.threats],
-            "by": list(self.by),
+            **self.budgets(),
             **({"ran": [{"name": name, "settings": settings_of(member)} for name, member in ran]} if ran else {}),
         }
-
-    def identity(self) -> dict[str, Any]:
-        """All that changes a number."""
-        settings = {name: value for name, value in self.settings().items() if name != "by"}
-        return {**self.who(), "verb": "attack", "settings": settings, "together": self.together}
-
-    def key(self, sample: str, prompts: str, threat: Threat) -> Key:
-        """The key of the record that this attack will have."""
-        return key_of({"sample_id": sample, "prompts": prompts, **self.labels(threat)})
-
-    def labels(self, threat: Threat) -> dict[str, Any]:
-        """The fields that name attack and threat."""
-        return {"attack": self.name, "norm": threat.norm, "eps": threat.epsilon}
 
 
 def attack(
@@ -138,8 +114,6 @@ def attack(
     """
     recorded = seed_for(out, seed)
     chosen = plan_attack(model, data, name, norm=norm, eps=eps, settings=settings, seed=recorded or 0, **subject)
-    if workers is not None and workers < 1:
-        raise InputError(f"workers: expected at least 1, got {workers}")
     return execute(chosen, out, workers=workers, images=images, checks=checks, command=command, deadline=deadline)
 
 
@@ -155,9 +129,7 @@ def plan_attack(
 ) -> AttackPlan:
     """The plan of an ``attack`` with these arguments: everything loaded and checked, nothing attacked."""
     method = ATTACKS.build(name, **(settings or {}))
-    threats = rising(norm, eps)
-    if norm not in method.norms:
-        raise InputError(f"attack {name!r}: expected a norm of {', '.join(method.norms)}, got {norm!r}")
+    threats = threats_for(name, method.norms, norm, eps)
     chosen = AttackPlan(**vars(load_subject(model, data, **subject)), name=name, attack=method, threats=threats)
     check_task(name, method, chosen.data)
     for prompts, classifier in chosen.classifiers.items():
@@ -216,26 +188,21 @@ def execute(
         RunError: if no image could be attacked, or the disk is full.
         TimeIsUpError: if the deadline passed before all was done.
     """
+    crew = workers_for(chosen.encoder.device, workers)
     started = shlex.join(["python", *sys.argv]) if command is None else command
     with RunWriter(Path(out), chosen.identity(), chosen.info_of("attack", chosen.settings(), started)) as writer:
-        session = _Session(chosen, writer, images, deadline)
-        session.run(workers or default_workers(chosen.encoder.device), checks)
+        _Session(chosen, writer, images, deadline).run(crew, checks)
     return read_run(out)
 
 
-class _Session:
-    """One process's work on a run: chunks of images out, records in."""
+class _Session(LadderSession):
+    """Chunks of images out, records in."""
 
     def __init__(self, chosen: AttackPlan, writer: RunWriter, images: bool | None, deadline: Deadline) -> None:
+        super().__init__(writer, images, [example.id for example in chosen.data.examples])
         self.plan = chosen
-        self.writer = writer
-        self.images = images
         self.deadline = deadline
         self.late = False
-        self.failed: dict[str, str] = {}
-        self.lock = threading.Lock()
-        self.crew = Crew()
-        self.first = {example.id for example in chosen.data.examples[:_SHOWN]}
 
     def run(self, workers: int, checks: bool) -> None:
         todo = self.plan.data.examples
@@ -248,11 +215,7 @@ class _Session:
             conclude(self.writer, "done", len(todo), {})
             return
         steps = sum(self._missing(chunk, prompts) for chunk, prompts in left) + len(wanted)
-        with (
-            running(self.writer, len(todo), self.failed),
-            threads(1),
-            progress("attack", steps) as self.advance,
-        ):
+        with self.work(steps):
             self.crew.spread(workers, [partial(self._ladder, *part) for part in left])
             self.crew.spread(workers, [partial(self._check, prompts) for prompts in wanted])
             if self.late:
@@ -264,8 +227,9 @@ class _Session:
         return self.late
 
     def _missing(self, chunk: Sequence[Example], prompts: str) -> int:
-        keys = (self.plan.key(example.id, prompts, threat) for example in chunk for threat in self.plan.threats)
-        return sum(key not in self.writer.done for key in keys)
+        return self.missing(
+            self.plan.key(example.id, threat, prompts) for example in chunk for threat in self.plan.threats
+        )
 
     def _ladder(self, chunk: Sequence[Example], prompts: str) -> None:
         """One chunk of images under one prompt set, budgets upward."""
@@ -281,22 +245,17 @@ class _Session:
         attack = self.plan.laddered()
         broken: dict[str, Record] = {}
         steps = [
-            (threat, [self.plan.key(fields["sample_id"], prompts, threat) for _, fields in opened])
+            (threat, [self.plan.key(fields["sample_id"], threat, prompts) for _, fields in opened])
             for threat in self.plan.threats
         ]
-        missing = [not all(key in self.writer.done for key in keys) for _, keys in steps]
+        missing = [self.missing(keys) for _, keys in steps]
         # what an attack knows from smaller budgets is not in the records: it goes up the whole ladder again
         again = any(missing) and attack is not self.plan.attack
         for (threat, keys), lacks in zip(steps, missing, strict=True):
             if lacks or again:
                 if self._too_late():
                     return
-                records = self._attacked(attack, model, prompts, threat, opened, images, labels, clean, broken)
-                with self.lock:
-                    for record in records:
-                        if key_of(record) not in self.writer.done:
-                            self.writer.append(record)
-                            self.advance()
+                self.add(*self._attacked(attack, model, prompts, threat, opened, images, labels, clean, broken))
             for key in keys:
                 record = self.writer.done[key]
                 if record["prediction"] != record["label"]:
@@ -309,20 +268,12 @@ class _Session:
                     raise PictureError("no label: an attack needs the class to be left")
                 image, fields = self.plan.open(example)
             except PictureError as error:
-                self._fail(example, str(error))
+                self.fail(example, str(error), len(self.plan.threats))
                 continue
             if kept(self.images, fields):
                 with self.lock:
                     keep_picture(image, self.writer.path / "images", example.id)
             yield image, fields
-
-    def _fail(self, example: Example, error: str) -> None:
-        with self.lock:
-            if example.id not in self.failed:
-                self.failed[example.id] = error
-                self.writer.append({"sample_id": example.id, "path": example.path, "error": error})
-            for _ in self.plan.threats:
-                self.advance()
 
     def _model(self, prompts: str) -> Model:
         """Whose answers count."""
@@ -368,7 +319,7 @@ class _Session:
         share = (time.perf_counter() - began) / max(1, int(active.sum()))
         records = []
         said = self.plan.classifiers[prompts].warnings
-        same = {"prompts": prompts, **self.plan.labels(threat), **({"warnings": list(said)} if said else {})}
+        same = {**self.plan.labels(threat, prompts), **({"warnings": list(said)} if said else {})}
         for row, (image, fields) in enumerate(opened):
             head = {**fields, **same, "clean_prediction": int(clean[row])}
             if fields["sample_id"] in broken and bool(clean[row] == labels[row]):
@@ -388,7 +339,7 @@ class _Session:
                     "seconds": round(share if bool(active[row]) else 0.0, 4),
                 }
             )
-            if fields["sample_id"] in self.first and kept(self.images, fields) and bool(active[row]):
+            if self.shows(fields) and bool(active[row]):
                 self._keep(image, shown[row], f"{fields['sample_id']}|{prompts}|{threat.epsilon:g}")
         return records
 
@@ -415,7 +366,7 @@ class _Session:
             return [Check("there are images to check", "skipped", "no image is answered rightly without attack")]
         threat = telling(self.plan.threats, own, right)
         device = self.plan.encoder.device
-        held = [self.writer.done[self.plan.key(example.id, prompts, threat)] for example in chosen]
+        held = [self.writer.done[self.plan.key(example.id, threat, prompts)] for example in chosen]
         others = [self._model(name) for name in self.plan.classifiers if name != prompts]
         return SelfChecks(
             model=self._model(prompts),

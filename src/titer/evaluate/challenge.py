@@ -27,7 +27,7 @@ from titer.data.fingerprint import digest
 from titer.errors import InputError, PictureError, RunError, unknown
 from titer.evaluate.attacking import allowed, distances
 from titer.evaluate.deployed import aims, copies_of, gives_gradient, predicted
-from titer.evaluate.machine import default_workers
+from titer.evaluate.machine import workers_for
 from titer.evaluate.plan import check_draws
 from titer.evaluate.running import Crew, conclude, running
 from titer.evaluate.smoothing import seed_for
@@ -149,8 +149,6 @@ def challenge(
         run, model, data, attack=attack, settings=settings, inside=inside, outside=outside, n=n, alpha_p=alpha_p,
         seed=seed_for(out, seed), **subject,
     )  # fmt: skip
-    if workers is not None and workers < 1:
-        raise InputError(f"workers: expected at least 1, got {workers}")
     return execute(chosen, out, workers=workers, command=command)
 
 
@@ -259,8 +257,9 @@ def execute(chosen: ChallengePlan, out: str | Path, *, workers: int | None = Non
         RunError: if no certificate could be challenged, or the disk is full.
     """
     started = shlex.join(["python", *sys.argv]) if command is None else command
+    crew = workers_for(chosen.encoder.device, workers)
     with RunWriter(Path(out), chosen.identity(), chosen.info_of("challenge", chosen.settings(), started)) as writer:
-        _Session(chosen, writer).run(workers or default_workers(chosen.encoder.device))
+        _Session(chosen, writer).run(crew)
     return read_run(out)
 
 

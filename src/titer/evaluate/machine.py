@@ -13,6 +13,7 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
+from titer.errors import InputError
 from titer.noise import SAMPLER
 
 
@@ -24,6 +25,17 @@ def cores() -> int:
 def default_workers(device: torch.device) -> int:
     """One per core; on a GPU they only make noise, and eight are enough to keep it busy."""
     return cores() if device.type == "cpu" else min(8, cores())
+
+
+def workers_for(device: torch.device, workers: int | None) -> int:
+    """As many as asked, else as many as the machine is good for.
+
+    Raises:
+        InputError: for less than one.
+    """
+    if workers is not None and workers < 1:
+        raise InputError(f"workers: expected at least 1, got {workers}")
+    return workers or default_workers(device)
 
 
 def program(device: torch.device, dtype: torch.dtype) -> dict[str, str]:

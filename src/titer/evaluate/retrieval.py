@@ -10,38 +10,33 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from titer.attacks import Norm, Random, Threat
 from titer.attacks.pairs import PairAttack, build_pair_attack, recorded_settings
-from titer.attacks.threat import rising
 from titer.attacks.words import Swapped, cut, tokens
 from titer.data import load_data
 from titer.data.example import Data, Example
 from titer.data.fingerprint import digest
 from titer.errors import InputError, PictureError, RunError, unknown
 from titer.evaluate.attacking import allowed, distances
-from titer.evaluate.machine import default_workers, reuse_buffers
-from titer.evaluate.running import Crew, conclude, running
+from titer.evaluate.ladders import LadderPlan, LadderSession, threats_for
+from titer.evaluate.machine import reuse_buffers, workers_for
+from titer.evaluate.running import conclude
 from titer.evaluate.smoothing import seed_for
-from titer.evaluate.subject import Subject, keep_picture, kept
-from titer.features.stream import threads
+from titer.evaluate.subject import keep_picture
 from titer.models import load_model
 from titer.models.encoder import Encoder
-from titer.progress import progress
 from titer.results.retrieval import SUCCESS, packed
-from titer.results.store import Key, Record, Run, RunWriter, key_of, read_run
-
-_SHOWN = 12  # images of which attacked pictures are kept
+from titer.results.store import Record, Run, RunWriter, read_run
 
 
 @dataclass(frozen=True)
@@ -69,23 +64,17 @@ def images_of(examples: Sequence[Example]) -> list[Captioned]:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RetrievalPlan(Subject):
-    """A run before its first step: everything that decides its records.
+class RetrievalPlan(LadderPlan):
+    """A run of an attack of images and captions before its first step.
 
     Args:
-        name: the attack's registered name.
         attack: with its settings.
-        threats: one norm, rising budgets.
     """
 
-    name: str
     attack: PairAttack
-    threats: tuple[Threat, ...]
 
-    @property
-    def together(self) -> int:
-        """Images attacked together. Fixed, so that no record depends on how the work was spread."""
-        return 8 if self.encoder.device.type == "cpu" else 32
+    verb: ClassVar[str] = "retrieval"
+    chunk: ClassVar[tuple[int, int]] = (8, 32)
 
     def captioned(self) -> list[Captioned]:
         """The images in order of their first row, those without any caption included."""
@@ -93,28 +82,12 @@ class RetrievalPlan(Subject):
 
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included."""
-        return {
-            "attack": self.name,
-            **recorded_settings(self.attack),
-            "norm": self.threats[0].norm,
-            "eps": [threat.epsilon for threat in self.threats],
-            "by": list(self.by),
-        }
+        return {"attack": self.name, **recorded_settings(self.attack), **self.budgets()}
 
     def identity(self) -> dict[str, Any]:
         """All that changes a number."""
-        settings = {name: value for name, value in self.settings().items() if name != "by"}
         captions = digest([f"{row.path}\x00{row.caption or ''}" for row in self.data.examples])
-        who = {**self.who(), "captions": captions}
-        return {**who, "verb": "retrieval", "settings": settings, "together": self.together}
-
-    def key(self, sample: str, threat: Threat) -> Key:
-        """The key of the record that this attack will have."""
-        return key_of({"sample_id": sample, **self.labels(threat)})
-
-    def labels(self, threat: Threat) -> dict[str, Any]:
-        """The fields that name attack and threat."""
-        return {"attack": self.name, "norm": threat.norm, "eps": threat.epsilon}
+        return {**super().identity(), "captions": captions}
 
 
 def attack_pairs(
@@ -154,8 +127,6 @@ def attack_pairs(
     """
     recorded = seed_for(out, seed)
     chosen = plan_retrieval(model, data, name, norm=norm, eps=eps, settings=settings, seed=recorded or 0, **subject)
-    if workers is not None and workers < 1:
-        raise InputError(f"workers: expected at least 1, got {workers}")
     return execute(chosen, out, workers=workers, images=images, command=command)
 
 
@@ -188,9 +159,7 @@ def plan_retrieval(
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     attack = build_pair_attack(name, **(settings or {}))
     attack.swap.source.fingerprint()  # a model or table that cannot be read is told before the encoder is loaded
-    threats = rising(norm, eps)
-    if norm not in attack.norms:
-        raise InputError(f"attack {name!r}: expected a norm of {', '.join(attack.norms)}, got {norm!r}")
+    threats = threats_for(name, attack.norms, norm, eps)
     examples = data if isinstance(data, Data) else load_data(data, split=split, limit=limit, allow=allow)
     for column in by:
         if column not in examples.columns:
@@ -234,11 +203,12 @@ def execute(
         InputError: if the directory belongs to other settings or another process writes there.
         RunError: if no image could be attacked, an attack left its budget, or the disk is full.
     """
+    crew = workers_for(chosen.encoder.device, workers)
     started = shlex.join(["python", *sys.argv]) if command is None else command
     info = chosen.info_of("retrieval", chosen.settings(), started)
     info["samples"]["expected"] = len(chosen.captioned())
     with RunWriter(Path(out), chosen.identity(), {**info, "success": dict(SUCCESS)}) as writer:
-        _Session(chosen, writer, images).run(workers or default_workers(chosen.encoder.device))
+        _Session(chosen, writer, images).run(crew)
     return read_run(out)
 
 
@@ -255,18 +225,13 @@ class _Opened:
         return [caption["text"] for caption in self.captions]
 
 
-class _Session:
-    """One process's work on a run: chunks of images out, records in."""
+class _Session(LadderSession):
+    """Chunks of images out, records in."""
 
     def __init__(self, chosen: RetrievalPlan, writer: RunWriter, images: bool | None) -> None:
         self.plan = chosen
-        self.writer = writer
-        self.failed: dict[str, str] = {}
-        self.lock = threading.Lock()
-        self.crew = Crew()
         self.pairs = chosen.captioned()
-        self.images = images
-        self.first = {pair.example.id for pair in self.pairs[:_SHOWN]}
+        super().__init__(writer, images, [pair.example.id for pair in self.pairs])
         self.encoder = dataclasses.replace(chosen.encoder, image_tower=self.crew.stoppable(chosen.encoder.image_tower))
 
     def run(self, workers: int) -> None:
@@ -276,11 +241,11 @@ class _Session:
             conclude(self.writer, "done", len(self.pairs), {})
             return
         steps = sum(self._missing(chunk, threat) for chunk, threat in left)
-        with running(self.writer, len(self.pairs), self.failed), threads(1), progress("attack", steps) as self.advance:
+        with self.work(steps):
             self.crew.spread(workers, [partial(self._attack, *part) for part in left])
 
     def _missing(self, chunk: Sequence[Captioned], threat: Threat) -> int:
-        return sum(self.plan.key(pair.example.id, threat) not in self.writer.done for pair in chunk)
+        return self.missing(self.plan.key(pair.example.id, threat) for pair in chunk)
 
     def _attack(self, chunk: Sequence[Captioned], threat: Threat) -> None:
         """One chunk at one budget. All of it is attacked even if some is done: a batch's size may change the last bit."""
@@ -304,10 +269,7 @@ class _Session:
                 "seconds": round(share, 4),
             }
             self._keep(one, images[row], threat)
-            with self.lock:
-                if key_of(record) not in self.writer.done:
-                    self.writer.append(record)
-                    self.advance()
+            self.add(record)
 
     def _record(self, one: _Opened, threat: Threat, swapped: Sequence[Swapped], sides: Sequence[Tensor]) -> Record:
         """What is known of an image and its captions, but for distances; sides are clean, attacked and rounded features."""
@@ -348,20 +310,13 @@ class _Session:
                 captions = [_as_taken(self.encoder, sample, text) for sample, text in pair.captions]
                 image, fields = self.plan.open(pair.example)
             except PictureError as error:
-                self._fail(pair.example, str(error))
+                self.fail(pair.example, str(error))
                 continue
             yield _Opened(image, fields, captions)
 
-    def _fail(self, example: Example, error: str) -> None:
-        with self.lock:
-            if example.id not in self.failed:
-                self.failed[example.id] = error
-                self.writer.append({"sample_id": example.id, "path": example.path, "error": error})
-            self.advance()
-
     def _keep(self, one: _Opened, attacked: Tensor, threat: Threat) -> None:
         sample = one.fields["sample_id"]
-        if sample not in self.first or not kept(self.images, one.fields):
+        if not self.shows(one.fields):
             return
         with self.lock:
             keep_picture(one.image, self.writer.path / "images", sample)
