@@ -1,9 +1,10 @@
 """What it saves that prompt sets which are decided are not run, when several are certified in one pass.
 
-`python benchmarks/decided_sets.py --data ../shared/data/brain_mri [--images 12]`: `titer:tiny`, sigma 0.25, `anytime` at radius
-0.25 with a cap of 10,000, one thread. Eight text-prompt sets, then a mix with sets that change the image tower or adapt. Every
-block of draws is made once, for the sets that are undecided, and its processor time taken; each twentieth is made for all sets
-too, next to it, so that both are met by the same disturbances. Passes of image encoders are counted, which is exact.
+`python benchmarks/decided_sets.py --data ../shared/data/brain_mri [--images 12] [--sets mixed]`: `titer:tiny`, sigma 0.25,
+`anytime` at radius 0.25 with a cap of 10,000, one thread. Eight text-prompt sets, then a mix with sets that change the image
+tower or adapt. Every block of draws is made once, for the sets that are undecided, and its processor time taken; each twentieth
+is made for all sets too, next to it, so that both are met by the same disturbances. Passes of image encoders are counted, which
+is exact.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from titer.noise import Purpose
 SIGMA, RADIUS, CAP = 0.25, 0.25, 10_000
 EVERY = 20  # blocks, of which one is also made for all sets
 
-TEXTS = (
+TEXTS: tuple[tuple[str, int, dict[str, Any]], ...] = (
     *(("coop", shots, {}) for shots in (1, 2, 4)),
     *(("promptsmooth", shots, {}) for shots in (1, 2, 4)),
     ("promptsmooth", 2, {"class_specific": True}),
@@ -42,6 +43,9 @@ MIXED: tuple[tuple[str, int, dict[str, Any]], ...] = (
     ("lora", 2, {"epochs": 2}),
     ("denoise", 2, {"steps": 30}),
 )
+
+
+SETS = {"texts": TEXTS, "mixed": MIXED}
 
 
 @dataclass(eq=False)
@@ -102,8 +106,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--images", type=int, default=12)
+    parser.add_argument("--sets", choices=SETS, action="append")
     args = parser.parse_args()
-    for title, sets in (("eight text-prompt sets", TEXTS), ("a mix of seven sets", MIXED)):
+    for title in args.sets or SETS:
+        sets = SETS[title]
         meter = Meter()
         with threads(1), tempfile.TemporaryDirectory() as folder:
             prompts = ["zero-shot", *fitted(args.data, sets, Path(folder))]

@@ -37,7 +37,7 @@ from titer.features.stream import one_thread, threads
 from titer.models import Encoder
 from titer.noise import BLOCK
 
-SIDE, DIFFERENT, CERTIFIED, DRAWS = 224, 200, 100, 100
+SIDE, DIFFERENT, CERTIFIED, DRAWS = 224, 200, 40, 100
 
 
 def pictures(folder: Path, count: int, side: int = SIDE) -> Path:
@@ -177,15 +177,14 @@ def main() -> None:
     args = parser.parse_args()
     reuse_buffers()
     with threads(1), tempfile.TemporaryDirectory() as folder:
-        small = Path(folder) / "small"
-        small.mkdir()
-        memory(pictures(small, DIFFERENT, side=8), args.rows)
-        large = Path(folder) / "large"
+        large, small = Path(folder) / "large", Path(folder) / "small"
         large.mkdir()
+        small.mkdir()
         data = load_data(pictures(large, args.pictures))
         encoder = titer.load_model("titer:tiny")
         in_certification(encoder, data, Path(folder))
         single_passes(encoder, data, args.rounds)
+        memory(pictures(small, DIFFERENT, side=8), args.rows)
 
 
 if __name__ == "__main__":

@@ -168,6 +168,17 @@ def test_other_images_of_the_fits_patients_are_not_judged_unless_allowed(
     load_classifier(path, encoder, replace(same, name="elsewhere"))  # there the name is somebody else's
 
 
+@pytest.mark.parametrize("fitted_on", ["questions:set", "classes:base@set", "questions:classes:new@set"])
+def test_a_set_made_of_another_has_its_patients(fitted_on: str, path: Path, encoder: Encoder, test_data: Data) -> None:
+    changed(path, lambda facts: facts["data"].update(name=fitted_on))
+    group = read_adapter(path).facts["groups"][0]
+    same = replace(test_data, examples=tuple(replace(each, group=group) for each in test_data.examples))
+    for name in ("set", "questions:set"):
+        with pytest.raises(InputError, match="--allow overlap"):
+            load_classifier(path, encoder, replace(same, name=name))
+    load_classifier(path, encoder, replace(same, name="another set"))
+
+
 def test_a_picture_that_cannot_be_read_is_nobodys(path: Path, encoder: Encoder, test_data: Data) -> None:
     def digest(example: Example) -> str:
         raise PictureError(example.id)

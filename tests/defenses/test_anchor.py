@@ -50,9 +50,9 @@ def changed(encoder: Encoder, rank: int = 2) -> LowRank:
 
 def test_nothing_is_changed_at_the_start(encoder: Encoder) -> None:
     learner = LowRank(encoder, CLASSES, "{}", {}, 2)
-    start, shown = learner.first(seed=0), images(encoder, 3)
+    start, shown = learner.start(seed=0), images(encoder, 3)
     assert torch.equal(learner.image_features(start, shown), encoder.image_features(shown))
-    assert not torch.equal(start[min(start)], learner.first(seed=1)[min(start)])
+    assert not torch.equal(start[min(start)], learner.start(seed=1)[min(start)])
 
 
 def linear_layers(encoder: Encoder) -> dict[str, nn.Linear]:

@@ -126,7 +126,7 @@ def test_keys_and_shapes_are_the_published_ones(encoder: Encoder, tmp_path: Path
 
 @pytest.mark.parametrize("to", ["tecoa", "robustvlm"])
 def test_an_encoder_is_written_under_clips_names(to: str, open_encoder: Encoder, tmp_path: Path) -> None:
-    weights = {name: tensor + 0.1 for name, tensor in Tower.start(open_encoder).items()}
+    weights = {name: tensor + 0.1 for name, tensor in Tower(open_encoder, CLASSES, "{}", {}).start(0).items()}
     file = export_adapter(written(tmp_path / "prompts", open_encoder, "fare", weights), to, tmp_path / "file.pt")
     content = torch.load(file, weights_only=True)
     state = content["vision_encoder_state_dict"] if to == "tecoa" else content
@@ -184,7 +184,7 @@ def test_contexts_of_other_sentences_and_banks_are_refused(encoder: Encoder, tmp
 @pytest.mark.parametrize("make", [biomed_directory, coca_directory])
 def test_towers_of_other_kinds_are_refused(make: Callable[[Path], Path], tmp_path: Path) -> None:
     other = load_model(make(tmp_path / "model"))
-    adapter = written(tmp_path / "prompts", other, "tecoa", Tower.start(other))
+    adapter = written(tmp_path / "prompts", other, "tecoa", Tower(other, CLASSES, "{}", {}).start(0))
     with pytest.raises(InputError, match="an image tower other than CLIP's own transformer"):
         export_adapter(adapter, "robustvlm", tmp_path / "file")
 
@@ -192,7 +192,7 @@ def test_towers_of_other_kinds_are_refused(make: Callable[[Path], Path], tmp_pat
 def test_the_verb_tells_an_adapter_from_a_run(
     open_encoder: Encoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    adapter = written(tmp_path / "prompts", open_encoder, "fare", Tower.start(open_encoder))
+    adapter = written(tmp_path / "prompts", open_encoder, "fare", Tower(open_encoder, CLASSES, "{}", {}).start(0))
     assert run(["export", str(adapter), "--to", "robustvlm", "--out", str(tmp_path / "out" / "final.pt")]) == 0
     assert "wrote" in capsys.readouterr().err
     again = DEFENSES.build("fare", checkpoint=str(tmp_path / "out" / "final.pt"))

@@ -202,7 +202,7 @@ def test_the_class_text_stands_where_it_is_said(encoder: Encoder, position: Any)
 
 
 def test_a_tuned_tower_gives_the_features_it_was_tuned_to(encoder: Encoder) -> None:
-    weights = {name: value + 0.01 for name, value in Tower.start(encoder).items()}
+    weights = {name: value + 0.01 for name, value in Tower(encoder, CLASSES, "{}", {}).start(0).items()}
     learner, shown = Tower(encoder, CLASSES, "{}", weights), images(encoder, 3)
     with torch.no_grad():
         tuned = learner.encoder_of(weights)

@@ -90,10 +90,15 @@ class Data:
     @property
     def source(self) -> str:
         """Name of the set that it is made of: within it a group's name means the same."""
-        return self.name.rpartition("@")[2].removeprefix("questions:").removeprefix("captioned:")
+        return source_of(self.name)
 
     @property
     def counts(self) -> dict[str, int]:
         """Images of each class in this split, classes without any included; images without a label are not counted."""
         found = Counter(example.label for example in self.examples)
         return {text.label: found[place] for place, text in enumerate(self.classes)}
+
+
+def source_of(name: str) -> str:
+    """Name of the set that one of this name is made of: ``t.csv`` for ``questions:t.csv`` and ``classes:base@t.csv``."""
+    return name.rpartition("@")[2].removeprefix("questions:").removeprefix("captioned:")

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from titer.data.example import ClassText, Data
+from titer.data.example import ClassText, Data, source_of
 from titer.defenses import DEFENSES, QUESTION_DEFENSES
 from titer.defenses.defense import Defense, QuestionDefense
 from titer.defenses.task import Weights
@@ -246,7 +246,7 @@ def _check_move(adapter: Adapter, data: Data, new_classes: bool, *, bound: bool)
 def _unseen(adapter: Adapter, data: Data) -> None:
     """Refuse to judge a fit on its own images, or on others of the same patients or slides."""
     # a group's name means nothing in another set
-    if str(adapter.facts.get("data", {}).get("name")).rpartition("@")[2] == data.source:
+    if source_of(str(adapter.facts.get("data", {}).get("name"))) == data.source:
         shared = {example.group for example in data.examples if example.group is not None} & {
             *adapter.facts.get("groups", ())
         }

@@ -15,7 +15,7 @@ from titer.defenses.fit import OptimiserName
 from titer.defenses.learners import LowRank
 from titer.defenses.objectives import cross_entropy
 from titer.defenses.prompted import Smoothed, TowerTuning
-from titer.defenses.task import Task, Weights
+from titer.defenses.task import Weights
 from titer.defenses.tuning import InnerLoss, Step
 from titer.errors import InputError
 from titer.models.classifier import Named
@@ -66,10 +66,6 @@ class Anchor(Smoothed, TowerTuning):
     def learner(self, encoder: Encoder, classes: Sequence[Named], weights: Weights) -> LowRank:
         """The encoder with changed layers."""
         return LowRank(encoder, classes, self.template, weights, self.rank)
-
-    def start(self, task: Task) -> Weights:
-        """No change yet."""
-        return self.learner(task.encoder, task.classes, {}).first(task.seed)
 
     def objective(self, step: Step) -> tuple[Tensor, None]:
         """Drift of attacked features, and of noisy ones; where it is supervised, the cross-entropy of both."""

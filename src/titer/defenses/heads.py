@@ -24,7 +24,7 @@ from titer.defenses.attacked import attacked_store
 from titer.defenses.coop import copies_of
 from titer.defenses.fit import minimise
 from titer.defenses.objectives import cross_entropy
-from titer.defenses.task import MIXED, Fitted, Task, Weights
+from titer.defenses.task import MIXED, Fitted, Task, Weights, check_sigmas
 from titer.errors import InputError, unknown
 from titer.features.store import FeatureStore
 from titer.models.classifier import Classifier, Head, Named, cosine_head
@@ -183,8 +183,8 @@ def check_images(images: str, sigmas: tuple[float, ...] | None, eps: float) -> N
         raise InputError(f"eps: expected above 0, got {eps:g}")
     if images not in get_args(Images):
         raise unknown("images", images, get_args(Images))
-    if sigmas is not None and (not sigmas or min(sigmas) < 0):
-        raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(sigmas)}")
+    if sigmas is not None:
+        check_sigmas(sigmas)
 
 
 def noise_of(images: Images, sigmas: tuple[float, ...] | None) -> tuple[float, ...]:

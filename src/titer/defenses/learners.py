@@ -267,10 +267,9 @@ class Tower:
     template: str
     weights: Weights
 
-    @staticmethod
-    def start(encoder: Encoder) -> Weights:
-        """The tower's own weights, copied."""
-        return {name: value.clone() for name, value in _parameters(encoder).items()}
+    def start(self, seed: int) -> Weights:  # noqa: ARG002
+        """What learning starts from: the tower's own weights, copied."""
+        return {name: value.clone() for name, value in _parameters(self.encoder).items()}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -324,7 +323,7 @@ class LowRank(Tower):
 
     rank: int
 
-    def first(self, seed: int) -> Weights:
+    def start(self, seed: int) -> Weights:
         """What learning starts from: ``up`` is zero, so that nothing changes yet."""
         chance, weights = torch.Generator().manual_seed(seed), {}
         for name, shape in self.shapes.items():

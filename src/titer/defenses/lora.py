@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from titer.defenses.fit import minimise
 from titer.defenses.objectives import cross_entropy
-from titer.defenses.task import Fitted, Task, Weights
+from titer.defenses.task import Fitted, Task, Weights, check_sigmas
 from titer.errors import InputError, unknown
 from titer.features.stream import noisy_images
 from titer.models.classifier import Classifier, Named, zero_shot
@@ -65,8 +65,7 @@ class Lora:
             raise unknown("images", str(self.images), get_args(Images))
         if not (self.targets and isinstance(self.targets, tuple)):
             raise InputError(f"targets: expected a list of layers, such as ['q_proj', 'v_proj'], got {self.targets!r}")
-        if not self.sigmas or min(self.sigmas) < 0:
-            raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(self.sigmas)}")
+        check_sigmas(self.sigmas)
         for name in ("rank", "epochs"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")

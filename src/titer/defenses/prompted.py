@@ -15,7 +15,7 @@ from torch import Tensor
 from titer.defenses.checkpoints import TakesCheckpoint, read_tokens, source
 from titer.defenses.fit import OptimiserName
 from titer.defenses.learners import Coupling, Layout, Learner, Tokens, Tower
-from titer.defenses.task import MIXED, Fitted, Task, Weights
+from titer.defenses.task import MIXED, Fitted, Task, Weights, check_sigmas
 from titer.defenses.tuning import CollapseError, Inner, InnerLoss, Prompting, Schedule, Step, Watch, tune
 from titer.errors import InputError
 from titer.models.classifier import Classifier, Named, cosine_head, zero_shot
@@ -108,8 +108,7 @@ class Smoothed(Attacked, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.sigmas or min(self.sigmas) < 0:
-            raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(self.sigmas)}")
+        check_sigmas(self.sigmas)
         if self.smooth < 0:
             raise InputError(f"smooth: expected at least 0, got {self.smooth:g}")
 
@@ -209,13 +208,10 @@ class TowerTuning(Attacked):
         """The encoder as these tensors change it."""
         return Tower(encoder, classes, self.template, weights)
 
-    def start(self, task: Task) -> Weights:
-        """What learning starts from."""
-        return Tower.start(task.encoder)
-
     def fit(self, task: Task) -> Fitted:
         """Learn the image encoder's weights."""
-        fitted = self.learn(task, self.learner(task.encoder, task.classes, self.start(task)))
+        start = self.learner(task.encoder, task.classes, {}).start(task.seed)
+        fitted = self.learn(task, self.learner(task.encoder, task.classes, start))
         return _with_answers(fitted, task, self.classifier(task.encoder, task.classes, fitted.weights, "fitted"))
 
     def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:

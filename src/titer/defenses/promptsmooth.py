@@ -34,7 +34,7 @@ from titer.defenses.coop import (
     take_context,
 )
 from titer.defenses.objectives import marginal_entropy
-from titer.defenses.task import MIXED, Fitted, Task, Weights
+from titer.defenses.task import MIXED, Fitted, Task, Weights, check_sigmas
 from titer.errors import InputError, unknown
 from titer.features.store import Places
 from titer.features.views import CropAndFlip
@@ -93,8 +93,7 @@ class PromptSmooth:
         if self.checkpoint is not None and self.mode not in ("few-shot", "combined"):
             raise InputError(f"checkpoint: expected with mode few-shot or combined, got {self.mode}")
         self.recipe()
-        if not self.noise or min(self.noise) < 0:
-            raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(self.noise)}")
+        check_sigmas(self.noise)
         for name in ("adapt_copies", "adapt_steps", "members"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: expected at least 1, got {getattr(self, name)}")

@@ -25,6 +25,16 @@ MIXED = (0.1, 0.25, 0.5, 1.0)
 """Noise levels of fits that serve all of them, in [0, 1] pixel units."""
 
 
+def check_sigmas(sigmas: Sequence[float]) -> None:
+    """Refuse noise levels that a fit cannot learn from: none at all, or one below 0.
+
+    Raises:
+        InputError: naming them.
+    """
+    if not sigmas or min(sigmas) < 0:
+        raise InputError(f"sigmas: expected one or more numbers of at least 0, got {list(sigmas)}")
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """An encoder, the classes to tell apart, and images of them.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -103,8 +104,7 @@ class _Session:
         self.deadline = deadline
         self.late = False
         self.failed: dict[str, str] = {}
-        self.seen: dict[str, Record] = {}
-        self.before: dict[tuple[str, float], tuple[tuple[int, ...], tuple[float, ...]]] = {}
+        self.known: WeakKeyDictionary[Job, tuple[Record, _Prepared]] = WeakKeyDictionary()
 
     @property
     def complete(self) -> bool:
@@ -144,7 +144,7 @@ class _Session:
                 self.late = True
                 return
             try:
-                image = self._open(example)
+                image, fields = self._open(example)
             except PictureError as error:
                 self.failed[example.id] = str(error)
                 self.writer.append({"sample_id": example.id, "path": example.path, "error": str(error)})
@@ -153,31 +153,32 @@ class _Session:
                 continue
             for sigma in sigmas:
                 prepared = prepare(self.plan, image, example.id, sigma)
-                self.before[example.id, sigma] = prepared.clean, prepared.seconds
-                yield job_of(self.plan, self.plan.method, prepared, image, example.id, sigma)
+                job = job_of(self.plan, self.plan.method, prepared, image, example.id, sigma)
+                self.known[job] = fields, prepared
+                yield job
 
     def _unfinished(self, example: Example, sigma: float) -> bool:
         return any(self.plan.key(example, prompts, sigma) not in self.writer.done for prompts in self.plan.votings)
 
-    def _open(self, example: Example) -> Tensor:
-        image, self.seen[example.id] = self.plan.open(example)
+    def _open(self, example: Example) -> tuple[Tensor, Record]:
+        image, fields = self.plan.open(example)
         if self.plan.channels == 1:
             one_channel(image)
-        if kept(self.images, self.seen[example.id]):
+        if kept(self.images, fields):
             keep_picture(image, self.writer.path / "images", example.id)
-        return image
+        return image, fields
 
     def _record(self, finished: Finished) -> None:
         prompts = list(self.plan.votings)[finished.place]
-        clean, seconds = self.before[finished.job.sample, finished.job.sigma]
+        fields, prepared = self.known[finished.job]
         warnings = self.plan.warnings(prompts, finished.job.sigma)
         adapting = self.plan.votings[prompts].guarantee == "conditional"
         record = {
-            **self.seen[finished.job.sample],
+            **fields,
             "prompts": prompts,
             **finished.statement.fields(),
-            "clean_prediction": clean[finished.place],
-            **({"adapt_seconds": round(seconds[finished.place], 4)} if adapting else {}),
+            "clean_prediction": prepared.clean[finished.place],
+            **({"adapt_seconds": round(prepared.seconds[finished.place], 4)} if adapting else {}),
             **({"warnings": warnings} if warnings else {}),
             "channels": self.plan.channels,
             "seconds": round(finished.seconds, 4),

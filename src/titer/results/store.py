@@ -214,13 +214,22 @@ class RunWriter:
 
 
 def _read_info(path: Path) -> dict[str, Any] | None:
+    return read_facts(path / "run.json")
+
+
+def read_facts(file: Path) -> dict[str, Any] | None:
+    """What a directory of results says of itself in this file; None where there is no file.
+
+    Raises:
+        InputError: if it is not valid JSON.
+    """
     try:
-        info: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise InputError(f"{path / 'run.json'} is not valid JSON: {error}") from error
-    return info
+        raise InputError(f"{file} is not valid JSON: {error}") from error
+    return facts
 
 
 def recorded_seed(path: Path) -> int | None:

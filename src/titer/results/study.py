@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, Literal
 from titer.errors import InputError
 from titer.results.arms import Arm, AttackArm
 from titer.results.robustness import Stand, restricted, stands, worst
-from titer.results.store import Run, read_run
+from titer.results.store import Run, read_facts, read_run
 from titer.results.summary import Cell, cells
 
 STUDY = "study.json"
@@ -113,12 +112,9 @@ def read_study(path: Path | str) -> StudyResults:
         InputError: if it is none.
     """
     path = Path(path)
-    try:
-        info = json.loads((path / STUDY).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path} is no comparison: it holds no {STUDY}; expected a directory of titer run") from error
-    except ValueError as error:
-        raise InputError(f"{path / STUDY} is not valid JSON: {error}") from error
+    info = read_facts(path / STUDY)
+    if info is None:
+        raise InputError(f"{path} is no comparison: it holds no {STUDY}; expected a directory of titer run")
     there = {
         name: read_run(path / name)
         for told in info["cells"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from titer.errors import InputError
 from titer.results.arms import AttackArm, Shares
-from titer.results.store import Run, read_run
+from titer.results.store import Run, read_facts, read_run
 from titer.results.study import StudyResults, is_study, read_study
 
 UPSTREAM = "upstream.json"
@@ -143,12 +142,9 @@ def read_upstream(path: Path | str) -> UpstreamResults:
         InputError: if it is none.
     """
     path = Path(path)
-    try:
-        info = json.loads((path / UPSTREAM).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path} is no study of upstream noise: it holds no {UPSTREAM}") from error
-    except ValueError as error:
-        raise InputError(f"{path / UPSTREAM} is not valid JSON: {error}") from error
+    info = read_facts(path / UPSTREAM)
+    if info is None:
+        raise InputError(f"{path} is no study of upstream noise: it holds no {UPSTREAM}")
     models = [UpstreamModel(**told) for told in info["models"]]
     studies = {
         (model.name, task): read_study(directory)
@@ -157,9 +153,9 @@ def read_upstream(path: Path | str) -> UpstreamResults:
         if is_study(directory := path / task_directory(model.name, task))
     }
     measured = {
-        model.name: json.loads(file.read_text(encoding="utf-8"))
+        model.name: facts
         for model in models
-        if (file := path / MEASURES / f"{model.name}.json").exists()
+        if (facts := read_facts(path / MEASURES / f"{model.name}.json")) is not None
     }
     answers = {
         (model.name, name): read_run(directory)
@@ -176,7 +172,7 @@ def read_upstream(path: Path | str) -> UpstreamResults:
 def _warnings(path: Path) -> dict[str, tuple[str, ...]]:
     """What `craft` warned of, corpus by corpus."""
     runs = sorted((path / CORPORA).glob("**/run.json"))
-    told = {run: json.loads(run.read_text(encoding="utf-8")).get("warnings", ()) for run in runs}
+    told = {run: (read_facts(run) or {}).get("warnings", ()) for run in runs}
     return {
         run.parent.relative_to(path / CORPORA).as_posix(): tuple(warnings) for run, warnings in told.items() if warnings
     }
