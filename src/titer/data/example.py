@@ -30,6 +30,7 @@ class Example:
         group: patient, slide or whatever ties pictures together, or None.
         split: train, val, test, ...
         attributes: the table's other columns; an empty cell is left out.
+        findings: where a set has several labels for an image, which of its classes are there; None is not known.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Example:
     group: str | None
     split: str
     attributes: Mapping[str, str]
+    findings: tuple[bool | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Data:
         read: decodes an example's picture; raises PictureError.
         digest: SHA-256 of an example's file, or what stands for it where there is no file; raises PictureError.
         altered: what is done to pictures after decoding; part of a run's identity.
+        exclusive: whether an image is of one class; else classes are findings, of which it may have several or none.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Data:
     read: Callable[[Example], Picture]
     digest: Callable[[Example], str]
     altered: tuple[str, ...] = ()
+    exclusive: bool = True
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -88,10 +92,20 @@ class Data:
     @property
     def source(self) -> str:
         """Name of the set that it is made of: within it a group's name means the same."""
-        return self.name.rpartition("@")[2].removeprefix("questions:").removeprefix("captioned:")
+        return (
+            self.name.rpartition("@")[2]
+            .removeprefix("questions:")
+            .removeprefix("captioned:")
+            .removeprefix("multilabel:")
+        )
 
     @property
     def counts(self) -> dict[str, int]:
         """Images of each class in this split, classes without any included; images without a label are not counted."""
+        if not self.exclusive:
+            there = [
+                sum(example.findings[place] is True for example in self.examples) for place in range(len(self.classes))
+            ]
+            return {text.label: number for text, number in zip(self.classes, there, strict=True)}
         found = Counter(example.label for example in self.examples)
         return {text.label: found[place] for place, text in enumerate(self.classes)}
