@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,10 @@ def test_phantoms_have_findings_whatever_their_class() -> None:
 )
 def test_a_caption_names_its_findings(caption: str, found: set[str]) -> None:
     assert {name for name, there in findings_of(caption).items() if there} == found
+
+
+def test_check_counts_each_finding(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", "--data", f"multilabel:edema+effusion@{root}", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["data"]
+    assert told["images"] == 5
+    assert told["counts"] == {"train": {"edema": 2, "effusion": 1}, "test": {"edema": 0, "effusion": 1}}

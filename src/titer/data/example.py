@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from titer.errors import InputError
+
 
 @dataclass(frozen=True)
 class ClassText:
@@ -98,6 +100,15 @@ class Data:
             .removeprefix("captioned:")
             .removeprefix("multilabel:")
         )
+
+    def check_exclusive(self, what: str) -> None:
+        """Refuse a set with several labels for an image.
+
+        Raises:
+            InputError: naming what needs one.
+        """
+        if not self.exclusive:
+            raise InputError(f"{self.name} has several labels for an image; {what} needs one class for each")
 
     @property
     def counts(self) -> dict[str, int]:

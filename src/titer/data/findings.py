@@ -23,13 +23,15 @@ def with_findings(data: Data, which: str = "") -> Data:
     """The set with several labels for an image in the place of its classes.
 
     Args:
-        data: a set whose table has the columns.
+        data: a set whose table has the columns, or that has several labels for an image already.
         which: columns joined by ``+``; all that say nothing but whether something is there unless given.
 
     Raises:
         InputError: for a column it does not have or that is given twice, a cell that is none of the above, and a set
             without such columns.
     """
+    if not data.exclusive:
+        return _some(data, which)
     columns = which.split("+") if which else [name for name in data.columns if _tells(data.examples, name)]
     for column in columns:
         if column not in data.columns:
@@ -48,6 +50,24 @@ def with_findings(data: Data, which: str = "") -> Data:
             for example in data.examples
         ),
         exclusive=False,
+    )
+
+
+def _some(data: Data, which: str) -> Data:
+    """A choice of the findings of a set that has such."""
+    known = [text.label for text in data.classes]
+    chosen = which.split("+") if which else known
+    for label in chosen:
+        if label not in known:
+            raise unknown(f"finding of {data.name}", label, known)
+    places = [known.index(label) for label in chosen]
+    return replace(
+        data,
+        name=f"multilabel:{which}@{data.name}" if which else data.name,
+        classes=tuple(data.classes[place] for place in places),
+        examples=tuple(
+            replace(example, findings=tuple(example.findings[place] for place in places)) for example in data.examples
+        ),
     )
 
 
