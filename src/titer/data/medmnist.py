@@ -67,7 +67,10 @@ def medmnist(name: str) -> Data:
 
 
 def _labels(file: Path) -> dict[str, NDArray[np.integer[Any]]]:
-    """Of each split that is there, its labels (pictures,) or findings (pictures, findings); what the arrays are is checked here, without unpacking a picture."""
+    """Of each split that is there, its labels (pictures,) or findings (pictures, findings).
+
+    What the arrays are is checked here, without unpacking a picture.
+    """
     try:
         with zipfile.ZipFile(file) as packed:
             names = {member.removesuffix(".npy") for member in packed.namelist()}
