@@ -132,11 +132,49 @@ def test_what_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_several_labels_for_a_picture_are_refused(tmp_path: Path) -> None:
-    labels = np.zeros((6, 14), np.uint8)
-    assert "14 labels for each picture (multi-label" in refusal(
-        written(tmp_path / "chestmnist.npz", train_labels=labels)
+def several(file: Path, count: int, **instead: Any) -> Path:
+    random = np.random.default_rng(1)
+    labels = {
+        f"{split}_labels": random.integers(0, 2, (size, count))
+        for split, size in (("train", 6), ("val", 3), ("test", 4))
+    }
+    return written(file, **{**labels, **instead})
+
+
+def test_several_labels_for_a_picture_are_findings(tmp_path: Path) -> None:
+    data = medmnist(str(several(tmp_path / "chestmnist_224.npz", 14)))
+    with np.load(tmp_path / "chestmnist_224.npz") as arrays:
+        expected = [tuple(map(bool, row)) for row in arrays["val_labels"]]
+    assert not data.exclusive
+    assert [text.label for text in data.classes][:3] == ["atelectasis", "cardiomegaly", "effusion"]
+    assert [each.findings for each in data.examples if each.split == "val"] == expected
+    assert {each.label for each in data.examples} == {None}
+    few = load_all(f"multilabel:effusion+atelectasis@medmnist:{tmp_path / 'chestmnist_224.npz'}")
+    assert [each.findings for each in few.examples if each.split == "val"] == [(row[2], row[0]) for row in expected]
+    own = load_data(f"medmnist:{several(tmp_path / 'own.npz', 3)}", "test")
+    assert [text.label for text in own.classes] == ["0", "1", "2"]
+
+
+def test_what_several_labels_cannot_be(tmp_path: Path) -> None:
+    chest = tmp_path / "chestmnist.npz"
+    assert "expected 0 or 1 for each of 14 labels" in refusal(several(chest, 14, test_labels=np.full((4, 14), 2)))
+    assert "expected 14 labels for each picture in every split, got 5" in refusal(several(chest, 5))
+    mixed = np.zeros((4, 1), np.uint8)
+    assert "expected 14 labels for each picture in every split, got 1 and 14" in refusal(
+        several(chest, 14, test_labels=mixed)
     )
+    name = f"medmnist:{several(chest, 14)}"
+    for made, told in (
+        (
+            f"classes:mass+nodule@{name}",
+            "has several labels for an image; a choice of classes needs one class for each",
+        ),
+        (f"captioned:{name}", "a caption made of it needs one"),
+        (f"pooled:{name},titer:phantoms", "a pool needs one"),
+        (f"multilabel:mas+nodule@{name}", "did you mean 'mass'"),
+    ):
+        with pytest.raises(InputError, match=told):
+            load_all(made)
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_the_probe_answers_as_scikit_learn_does(encoder: Encoder, job: Task) -> 
 
 def test_two_classes_have_a_row_each(encoder: Encoder, job: Task) -> None:
     """scikit-learn keeps one row for two classes; the probability of the second is the logistic of it."""
-    two = replace(job, classes=CLASSES[:2], labels=[label % 2 for label in job.labels or ()])
+    two = replace(job, classes=CLASSES[:2], labels=(job.targets % 2).tolist())
     weights = QUICK.fit(two).weights
     assert weights["weight"].shape == (2, encoder.dim)
     features, labels = noisy(two, 4)

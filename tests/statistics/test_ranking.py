@@ -13,6 +13,7 @@ from titer.statistics.ranking import (
     brier_score,
     calibration_error,
     class_results,
+    macro_auroc,
     reliability,
 )
 
@@ -145,3 +146,36 @@ def test_nothing_to_rank() -> None:
     assert math.isnan(balanced_accuracy(none, none, []).estimate)
     assert math.isnan(calibration_error([]))
     assert math.isnan(brier_score(np.zeros((0, 2)), none))
+
+
+def several(seed: int, images: int = 60) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    random = np.random.default_rng(seed)
+    truth = (random.random((images, 3)) < (0.5, 0.3, 0.2)).astype(float)
+    scores = np.round(random.normal(size=(images, 3)) + (1.0, 0.5, 2.0) * truth, 1)  # with ties
+    truth[random.random((images, 3)) < 0.1] = np.nan
+    return truth, scores
+
+
+def test_the_mean_area_is_that_of_scikit_learn() -> None:
+    truth, scores = several(0)
+    known = ~np.isnan(truth)
+    expected = [roc_auc_score(truth[known[:, k], k], scores[known[:, k], k]) for k in range(3)]
+    found = macro_auroc(truth, scores, [None] * 60)
+    assert found.estimate == pytest.approx(np.mean(expected))
+    with_constant = np.column_stack([truth, np.ones(60)]), np.column_stack([scores, np.zeros(60)])
+    assert macro_auroc(*with_constant, [None] * 60) == found  # a finding that all have says nothing
+    assert math.isnan(macro_auroc(np.ones((4, 2)), np.zeros((4, 2)), [None] * 4).estimate)
+
+
+def test_the_mean_areas_interval_covers_and_counts_groups_once() -> None:
+    """Of 200 samples the interval holds the true mean at least 190 times; images of one group count as one."""
+    true = np.mean([norm.cdf(shift / math.sqrt(2)) for shift in (1.0, 0.5, 2.0)])
+    found = [macro_auroc(*several(seed), [None] * 60) for seed in range(200)]
+    assert 190 <= sum(one.low <= true <= one.high for one in found) <= 200
+    assert np.mean([one.high - one.low for one in found]) < 0.25
+    truth, scores = several(1)
+    groups = [str(place) for place in range(60)]
+    twice = macro_auroc(np.repeat(truth, 2, axis=0), np.repeat(scores, 2, axis=0), np.repeat(groups, 2).tolist())
+    once = macro_auroc(truth, scores, groups)
+    assert twice.estimate == pytest.approx(once.estimate)
+    assert (twice.low, twice.high) == pytest.approx((once.low, once.high), abs=0.01)

@@ -253,7 +253,7 @@ def test_the_projects_recipes(name: str) -> None:
     assert is_of_upstream(RECIPES / name)
     study = read_upstream_recipe(RECIPES / name)
     assert len(study.models()) == 3 * (1 + 3 * 4 + 2 + 1 + 1 + 3)
-    assert len(read_upstream_recipe(RECIPES / name, changes={"size": "quick"}).models()) == 8
+    assert len(read_upstream_recipe(RECIPES / name, changes={"size": "quick"}).models()) == 5
     with pytest.raises(InputError, match="upstream"):
         read_recipe(RECIPES / name)
 

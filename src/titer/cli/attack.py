@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from titer.cli import options as o
-from titer.cli.output import document
+from titer.cli.findings import attack_findings, gives_findings
+from titer.cli.output import document, table
 from titer.cli.questions import asks_questions, attack_answers
 from titer.cli.retrieval import attack_pairs
 from titer.cli.values import numbers, settings, whole
@@ -65,6 +66,13 @@ def attack(
             name, model, data, out, prompts=tuple(prompts or ()), json=json, norm=norm, eps=_budgets(eps, norm),
             settings=settings(set_ or ()), split=split, limit=limit, seed=seed, workers=workers, device=device,
             dtype=dtype, by=tuple(by or ()), allow=tuple(allow or ()), images=images, checks=checks,
+        )  # fmt: skip
+        return
+    if gives_findings([*(prompts or ()), *(template or ())]):
+        attack_findings(
+            name, model, data, out, prompts=tuple(prompts or ()), json=json, norm=norm, eps=_budgets(eps, norm),
+            settings=settings(set_ or ()), split=split, limit=limit, seed=seed, workers=workers, device=device,
+            dtype=dtype, by=tuple(by or ()), allow=tuple(allow or ()),
         )  # fmt: skip
         return
     if name in PAIR_ATTACKS:

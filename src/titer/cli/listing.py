@@ -157,6 +157,7 @@ def _known() -> dict[str, dict[str, str]]:
             "medmnist:FILE.npz": "a file of MedMNIST's layout",
             **{f"set:{name}@ROOT": f"{about.title}; {about.licence}" for name, about in described_sets().items()},
             "set:FILE.toml@ROOT": "a set described by a TOML file of your own",
+            "multilabel:A+B@DATA": "several labels for an image: columns of the table that say 1 or 0; all such without A+B@",
             "captioned:DATA": "labelled images with a caption each, in 24 phrasings; titer:phantoms has its own",
             "classes:base@DATA": "the first half of a set's classes; new: the rest; LABEL+LABEL: these",
             "corrupted:NAME/SEVERITY@DATA": f"severities 1 to 5 of {', '.join(CORRUPTIONS)}",

@@ -43,6 +43,7 @@ def captioned(data: Data) -> Data:
     Raises:
         InputError: for a set without classes.
     """
+    data.check_exclusive("a caption made of it")
     if not data.classes:
         raise InputError(f"{data.name} has no labels to make captions of; expected a column 'label'")
     return replace(

@@ -60,6 +60,7 @@ def reworded(data: Data, wording: Wording) -> Data:
     Raises:
         InputError: for a label without words.
     """
+    data.check_exclusive("other words for classes")
     old = [text.label for text in data.classes]
     classes = wording.classes(old)
     places = {text.label: place for place, text in enumerate(classes)}

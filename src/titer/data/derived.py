@@ -30,6 +30,7 @@ def some_classes(data: Data, which: str) -> Data:
     Raises:
         InputError: for a label it does not have or that is given twice, and where fewer than two classes would be left.
     """
+    data.check_exclusive("a choice of classes")
     known = [text.label for text in data.classes]
     labels = _half(data.name, known, which) if which in (BASE, NEW) else which.split("+")
     for label in labels:
@@ -113,6 +114,7 @@ def pooled(parts: Sequence[Data]) -> Data:
             f"pooled: expected at least two data sets of different names, got {', '.join(names) or 'none'}"
         )
     for part in parts:
+        part.check_exclusive("a pool")
         if not part.classes:
             raise InputError(f"{part.name} has no labels, so it cannot share a label space")
     starts = {part.name: sum(len(other.classes) for other in parts[:place]) for place, part in enumerate(parts)}

@@ -30,7 +30,7 @@ class DataReport:
         name: the data set's.
         classes: labels in order of their indices.
         columns: attributes of the table.
-        counts: split -> label -> images.
+        counts: split -> label -> images; where an image may have several labels it counts for each of them.
         sizes: (height, width) of the smallest and the largest picture, by pixels; empty if none can be read.
         modes: grey and colour -> pictures.
         mean, deviation: of all pixels by channel (one, or red, green and blue as soon as one picture has colour), each picture
@@ -61,7 +61,7 @@ class DataReport:
     @property
     def images(self) -> int:
         """Examples in all splits."""
-        return sum(sum(of_split.values()) for of_split in self.counts.values())
+        return sum(self.modes.values()) + len(self.unreadable)
 
     @property
     def warnings(self) -> list[str]:
@@ -207,6 +207,10 @@ def _counts(data: Data) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for example in data.examples:
         of_split = counts.setdefault(example.split, {text.label: 0 for text in data.classes})
+        if not data.exclusive:
+            for text, there in zip(data.classes, example.findings, strict=True):
+                of_split[text.label] += there is True
+            continue
         label = _NO_LABEL if example.label is None else data.classes[example.label].label
         of_split[label] = of_split.get(label, 0) + 1
     return counts

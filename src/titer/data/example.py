@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from titer.errors import InputError
+
 
 @dataclass(frozen=True)
 class ClassText:
@@ -30,6 +32,7 @@ class Example:
         group: patient, slide or whatever ties pictures together, or None.
         split: train, val, test, ...
         attributes: the table's other columns; an empty cell is left out.
+        findings: where a set has several labels for an image, which of its classes are there; None is not known.
     """
 
     id: str
@@ -39,6 +42,7 @@ class Example:
     group: str | None
     split: str
     attributes: Mapping[str, str]
+    findings: tuple[bool | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Data:
         digest: SHA-256 of an example's file, or what stands for it where there is no file; raises PictureError.
         altered: what is done to pictures after decoding; part of a run's identity.
         outside: what there is to say of paths that lead out of the set's directory; empty where none does.
+        exclusive: whether an image is of one class; else classes are findings, of which it may have several or none.
     """
 
     name: str
@@ -83,6 +88,7 @@ class Data:
     digest: Callable[[Example], str]
     altered: tuple[str, ...] = ()
     outside: str = ""
+    exclusive: bool = True
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -92,13 +98,27 @@ class Data:
         """Name of the set that it is made of: within it a group's name means the same."""
         return source_of(self.name)
 
+    def check_exclusive(self, what: str) -> None:
+        """Refuse a set with several labels for an image.
+
+        Raises:
+            InputError: naming what needs one.
+        """
+        if not self.exclusive:
+            raise InputError(f"{self.name} has several labels for an image; {what} needs one class for each")
+
     @property
     def counts(self) -> dict[str, int]:
         """Images of each class in this split, classes without any included; images without a label are not counted."""
+        if not self.exclusive:
+            there = [
+                sum(example.findings[place] is True for example in self.examples) for place in range(len(self.classes))
+            ]
+            return {text.label: number for text, number in zip(self.classes, there, strict=True)}
         found = Counter(example.label for example in self.examples)
         return {text.label: found[place] for place, text in enumerate(self.classes)}
 
 
 def source_of(name: str) -> str:
     """Name of the set that one of this name is made of: ``t.csv`` for ``questions:t.csv`` and ``classes:base@t.csv``."""
-    return name.rpartition("@")[2].removeprefix("questions:").removeprefix("captioned:")
+    return name.rpartition("@")[2].removeprefix("questions:").removeprefix("captioned:").removeprefix("multilabel:")

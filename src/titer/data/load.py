@@ -18,6 +18,7 @@ from titer.data.derived import part_of_train, pooled, some_classes, windowed
 from titer.data.described import described
 from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.files import from_rows
+from titer.data.findings import with_findings
 from titer.data.folder import folder_rows
 from titer.data.medmnist import medmnist
 from titer.data.questions import asked
@@ -42,6 +43,7 @@ def load_data(
 
     Or made of such: ``classes:base@DATA``, ``classes:new@DATA``, ``classes:LABEL+LABEL@DATA``, ``pooled:DATA,DATA``,
     ``corrupted:NAME/SEVERITY@DATA``, ``captioned:DATA``, ``questions:DATA``, ``train:SHARE@DATA``,
+    ``multilabel:COLUMN+COLUMN@DATA`` (several labels for an image),
     ``windowed:CENTER/WIDTH@DATA`` (DICOM).
     Or a file of MedMNIST's layout, ``medmnist:FILE.npz``, a set of CoOp's, ``coop:NAME@ROOT``, and others that a TOML
     file describes, ``set:NAME@ROOT``.
@@ -106,7 +108,7 @@ def _read_by_name(name: str | Path) -> Data:
     path = Path(name)
     if not path.exists():
         raise _missing(path)
-    return _directory(path) if path.is_dir() else _table(path)
+    return _of_path(path)
 
 
 def _some(rest: str) -> Data:
@@ -156,6 +158,22 @@ def _captioned(rest: str) -> Data:
     return captioned(_found(rest))
 
 
+def _multilabel(rest: str) -> Data:
+    which, at, whole = rest.rpartition("@")
+    if whole in EMBEDDED:
+        made = _captioned(whole)
+        told = {each.id: phantoms.findings_of(str(each.caption)) for each in made.examples}
+        examples = tuple(
+            dataclasses.replace(each, attributes={name: str(int(there)) for name, there in told[each.id].items()})
+            for each in made.examples
+        )
+        made = dataclasses.replace(made, name=whole, examples=examples, columns=tuple(phantoms.FINDINGS))
+        return with_findings(made, which)
+    if not at and not Path(whole).exists():
+        return with_findings(_found(whole))
+    return with_findings(_of_path(Path(whole), bare=True) if Path(whole).exists() else _found(whole), which)
+
+
 def _questions(rest: str) -> Data:
     return asked(dataclasses.replace(_captioned(rest), name=rest) if rest in EMBEDDED else _found(rest))
 
@@ -166,6 +184,7 @@ _MADE = {
     "coop": coop,
     "corrupted": _corrupted,
     "medmnist": medmnist,
+    "multilabel": _multilabel,
     "pooled": _pooled,
     "questions": _questions,
     "set": described,
@@ -185,16 +204,21 @@ def _missing(path: Path) -> InputError:
     return InputError(f"there is no data set at {path}{hint}")
 
 
-def _directory(root: Path) -> Data:
+def _of_path(path: Path, *, bare: bool = False) -> Data:
+    """A directory or a table; ``bare`` takes a table without labels, captions and questions too."""
+    return _directory(path, bare=bare) if path.is_dir() else _table(path, bare=bare)
+
+
+def _directory(root: Path, *, bare: bool) -> Data:
     table = root / "metadata.csv"
-    rows, columns = table_rows(table) if table.exists() else (folder_rows(root), ())
+    rows, columns = table_rows(table, bare=bare) if table.exists() else (folder_rows(root), ())
     return _read_from(root.name if root.name not in ("", "..") else root.resolve().name, root, rows, columns)
 
 
-def _table(file: Path) -> Data:
+def _table(file: Path, *, bare: bool) -> Data:
     if file.suffix.lower() not in SUFFIXES:
         raise InputError(f"{file}: expected a directory or a table ({', '.join(SUFFIXES)})")
-    rows, columns = table_rows(file)
+    rows, columns = table_rows(file, bare=bare)
     return _read_from(file.name, file.parent, rows, columns)
 
 

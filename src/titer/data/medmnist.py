@@ -28,25 +28,29 @@ def medmnist(name: str) -> Data:
     """All splits of a MedMNIST file, or of one of its layout.
 
     Labels are read at once, the pictures of a split when the first of them is asked for: an npz cannot be read piecemeal, so a
-    split is then held in memory, once, for all that read it. Ids are ``split/index``; a picture's SHA-256 is that of its pixels.
+    split is then held in memory, once, for all that read it. Ids are ``split/index``; a picture's SHA-256 is that of its
+    pixels. Where a picture has several labels (ChestMNIST) they are findings.
 
     Args:
         name: the file. ``pathmnist.npz``, ``pathmnist_224.npz`` and the like have their classes from ``medmnist.toml``; of
             another file they are those of ``classes.json`` beside it, whose keys are the numbers, else the numbers.
 
     Raises:
-        InputError: for a file that is none or lacks arrays, for several labels a picture (ChestMNIST) and for volumes.
+        InputError: for a file that is none or lacks arrays, and for volumes.
     """
     file = Path(name)
     if not file.is_file():
         raise InputError(f"there is no file {file}; expected medmnist:FILE.npz, from https://medmnist.com")
     labels = _labels(file)
-    classes, places = _classes(file, labels)
+    exclusive = {of_split.ndim for of_split in labels.values()} == {1}
+    classes, told = (_classes if exclusive else _findings)(file, labels)
     pictures = {split: _held(file, f"{split}_images") for split in labels}
     examples = tuple(
-        Example(f"{split}/{index}", f"{split}/{index}", places[label], None, None, split, {})
+        Example(f"{split}/{index}", f"{split}/{index}", None, None, None, split, {}, tuple(map(bool, label)))
+        if told is None
+        else Example(f"{split}/{index}", f"{split}/{index}", told[label], None, None, split, {})
         for split, of_split in labels.items()
-        for index, label in enumerate(of_split)
+        for index, label in enumerate(of_split.tolist())
     )
 
     def stored(example: Example) -> NDArray[np.uint8]:
@@ -59,11 +63,14 @@ def medmnist(name: str) -> Data:
         pixels = stored(example).astype(np.float32) / np.float32(255)
         return Picture(pixels if pixels.ndim == 3 else pixels[..., None], digest(example))
 
-    return Data(f"medmnist:{file.name}", ALL, None, classes, examples, (), read, digest)
+    return Data(f"medmnist:{file.name}", ALL, None, classes, examples, (), read, digest, exclusive=exclusive)
 
 
-def _labels(file: Path) -> dict[str, list[int]]:
-    """Of each split that is there, its labels; what the arrays are is checked here, without unpacking a picture."""
+def _labels(file: Path) -> dict[str, NDArray[np.integer[Any]]]:
+    """Of each split that is there, its labels (pictures,) or findings (pictures, findings).
+
+    What the arrays are is checked here, without unpacking a picture.
+    """
     try:
         with zipfile.ZipFile(file) as packed:
             names = {member.removesuffix(".npy") for member in packed.namelist()}
@@ -78,7 +85,7 @@ def _labels(file: Path) -> dict[str, list[int]]:
         raise InputError(f"{file} is not a readable npz file: {error}") from error
 
 
-def _of_split(file: Path, packed: zipfile.ZipFile, split: str, names: set[str]) -> list[int]:
+def _of_split(file: Path, packed: zipfile.ZipFile, split: str, names: set[str]) -> NDArray[np.integer[Any]]:
     if f"{split}_labels" not in names:
         raise InputError(f"{file} has {split}_images but no {split}_labels")
     with packed.open(f"{split}_images.npy") as member:
@@ -91,16 +98,16 @@ def _of_split(file: Path, packed: zipfile.ZipFile, split: str, names: set[str]) 
         )
     with packed.open(f"{split}_labels.npy") as member:
         labels = np.lib.format.read_array(member, allow_pickle=False)
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        raise InputError(
-            f"{file}: {labels.shape[1]} labels for each picture (multi-label, as in ChestMNIST): expected one; "
-            "write a table of pictures with one finding each"
-        )
+    several = labels.ndim == 2 and labels.shape[1] > 1
+    if several and (len(labels) != shape[0] or not np.isin(labels, (0, 1)).all()):
+        raise InputError(f"{file}: {split}_labels: expected 0 or 1 for each of {labels.shape[1]} labels of a picture")
+    if several:
+        return labels.astype(np.int64)
     if labels.shape not in ((shape[0],), (shape[0], 1)) or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
             f"{file}: {split}_labels: expected {shape[0]} whole numbers, got {labels.dtype} {labels.shape}"
         )
-    return [int(label) for label in labels.reshape(-1)]
+    return labels.reshape(-1)
 
 
 def _header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -128,9 +135,23 @@ def _held(file: Path, array: str) -> Callable[[], NDArray[np.uint8]]:
     return get
 
 
-def _classes(file: Path, labels: Mapping[str, list[int]]) -> tuple[tuple[ClassText, ...], Mapping[int, int]]:
+def _findings(file: Path, labels: Mapping[str, NDArray[np.integer[Any]]]) -> tuple[tuple[ClassText, ...], None]:
+    """What each column of the labels is called: by file name, by ``classes.json`` in its order, else by number."""
+    counts = {of_split.shape[1] if of_split.ndim == 2 else 1 for of_split in labels.values()}
+    known = _known().get(file.stem.lower().partition("_")[0])
+    numbers = map(str, range(max(counts)))
+    classes = class_texts(file.parent / "classes.json", numbers) if known is None else known.classes(())
+    if counts != {len(classes)}:
+        found = " and ".join(map(str, sorted(counts)))
+        raise InputError(f"{file}: expected {len(classes)} labels for each picture in every split, got {found}")
+    return classes, None
+
+
+def _classes(
+    file: Path, labels: Mapping[str, NDArray[np.integer[Any]]]
+) -> tuple[tuple[ClassText, ...], Mapping[int, int]]:
     """The classes, and of each number its place among them."""
-    present = {label for of_split in labels.values() for label in of_split}
+    present = {label for of_split in labels.values() for label in of_split.tolist()}
     known = _known().get(file.stem.lower().partition("_")[0])
     if known is None:
         classes = class_texts(file.parent / "classes.json", map(str, present))

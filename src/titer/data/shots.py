@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from titer.data.example import Data, Example
 from titer.data.load import check_allowances, load_all
-from titer.data.splits import ALL, of_split, shots, some
+from titer.data.splits import ALL, finding_shots, of_split, shots, some
 from titer.errors import InputError, PictureError
 
 _JUDGED = "test"  # the split that evaluation takes
@@ -41,6 +41,8 @@ def select(
 ) -> Selection:
     """The first ``count`` images of each class by SHA-256 of (seed, id), the same for every defense.
 
+    Of a set with several labels for an image, the first ``count`` with each finding and as many without it.
+
     Args:
         name: a data set's name or directory, or a loaded one with all its splits.
         count: images of each class (of all together where labels are not needed), or None for all: at least two then.
@@ -63,8 +65,13 @@ def select(
     digests = {} if not upstream else {example.id: _digest(data, example) for example in candidates}
     known = set() if "upstream" in allow else {key for key, digest in digests.items() if digest in upstream}
     fresh = [example for example in candidates if example.id not in known]
-    chosen = shots(fresh, count, seed) if labelled else some(fresh, count, seed)
     if labelled:
+        chosen = shots(fresh, count, seed) if data.exclusive else finding_shots(fresh, count, seed)
+    else:
+        chosen = some(fresh, count, seed)
+    if labelled and not data.exclusive:
+        _told_apart(data, chosen, split)
+    elif labelled:
         _enough(data, chosen, count, split, len(known))
     elif not chosen:
         raise InputError(f"{data.name}: all {len(known)} images of split {split!r} were seen in training by the model")
@@ -81,7 +88,7 @@ def no_images(name: str | Data, allow: Sequence[str] = ()) -> Selection:
 
 
 def _with(data: Data, chosen: tuple[Example, ...], split: str) -> Data:
-    return Data(data.name, split, None, data.classes, chosen, data.columns, data.read, data.digest)
+    return replace(data, split=split, limit=None, examples=chosen, altered=())
 
 
 def _digest(data: Data, example: Example) -> str:
@@ -107,6 +114,18 @@ def _enough(data: Data, chosen: Sequence[Example], count: int | None, split: str
             else "; one picture does not show how a class varies; leave it out, or give a number of shots"
         )
         raise InputError(f"{data.name}: expected {wanted} of each class in split {split!r}, but {listed}{seen}{hint}")
+
+
+def _told_apart(data: Data, chosen: Sequence[Example], split: str) -> None:
+    """Refuse a finding that all known images have, or none."""
+    for place, text in enumerate(data.classes):
+        known = {example.findings[place] for example in chosen} - {None}
+        if len(known) < 2:
+            told = "all known images have it" if known == {True} else "no known image has it"
+            raise InputError(
+                f"{data.name}: nothing can be learned of {text.label!r} in split {split!r}: {told}; expected both, or a "
+                "choice of columns: multilabel:COLUMN+COLUMN@DATA"
+            )
 
 
 def _without_another(data: Data) -> None:

@@ -61,6 +61,26 @@ def shots(examples: Sequence[Example], count: int | None, seed: int) -> tuple[Ex
     )
 
 
+def finding_shots(examples: Sequence[Example], count: int | None, seed: int) -> tuple[Example, ...]:
+    """Of each finding the first ``count`` examples with it and as many without it, by SHA-256 of (seed, id); all where None.
+
+    Nested in ``count``. In order of id, each once.
+
+    Raises:
+        InputError: if ``count`` is below 1.
+    """
+    if count is not None and count < 1:
+        raise InputError(f"shots: expected at least 1 image of each finding, got {count}")
+    ordered = sorted(examples, key=lambda example: _hash(f"{seed}\x00{example.id}"))
+    found = {
+        example.id: example
+        for place in range(len(examples[0].findings) if examples else 0)
+        for there in (True, False)
+        for example in [each for each in ordered if each.findings[place] is there][:count]
+    }
+    return _by_id(iter(found.values()))
+
+
 def some(examples: Sequence[Example], count: int | None, seed: int) -> tuple[Example, ...]:
     """The first ``count`` examples by SHA-256 of (seed, id), whatever their labels; all where ``count`` is None."""
     return _by_id(iter(sorted(examples, key=lambda example: _hash(f"{seed}\x00{example.id}"))[:count]))

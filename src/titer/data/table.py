@@ -45,10 +45,14 @@ class Row:
     outside: str = ""
 
 
-def table_rows(file: Path) -> tuple[list[Row], tuple[str, ...]]:
+def table_rows(file: Path, *, bare: bool = False) -> tuple[list[Row], tuple[str, ...]]:
     """The rows of a table, and its columns that are attributes; no picture is opened.
 
     An empty cell is an absent value. Paths are relative to the table.
+
+    Args:
+        file: the table.
+        bare: take one without labels, captions and questions too, as where other columns are the labels.
 
     Raises:
         InputError: for a file that cannot be read, is empty, or lacks a column it needs.
@@ -57,7 +61,7 @@ def table_rows(file: Path) -> tuple[list[Row], tuple[str, ...]]:
     path = next((name for name in _PATHS if name in columns), None)
     if path is None:
         raise InputError(f"{file}: expected a column 'file_name' or 'path', got {', '.join(columns)}")
-    if not {"label", "caption", "question"} & set(columns):
+    if not bare and not {"label", "caption", "question"} & set(columns):
         raise InputError(f"{file}: expected a column 'label', 'caption' or 'question', got {', '.join(columns)}")
     _refuse_mixed_labels(file, records)
     attributes = tuple(name for name in columns if name not in (path, *_OWN))

@@ -26,6 +26,8 @@ from titer.models.fusion import Answerer
 from titer.registry import settings_of
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+SEVERAL_LABELS = "several_labels"
+"""A fact that is there where an image may have several of the classes: a sigmoid of each logit is its score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +149,10 @@ def load_classifier(
     if isinstance(defense, QuestionDefense):
         raise InputError(f"{path} answers questions: it needs data with questions, and titer attack")
     _check_encoder(adapter, encoder)
+    if data.exclusive == bool(adapter.facts.get(SEVERAL_LABELS, False)):
+        kinds = "one class for an image", "several labels for an image, as multilabel:DATA"
+        learned, here = kinds if data.exclusive is False else kinds[::-1]
+        raise InputError(f"{path} has learned {learned}, and {data.name} has {here}; expected the same")
     wanted = [text.label for text in data.classes]
     fitted = [text.label for text in adapter.classes]
     known = sorted(fitted) == sorted(wanted)
@@ -190,10 +196,20 @@ def load_answerer(path: Path, encoder: Encoder, data: Data, *, allow: Sequence[s
 
 def answers_questions(path: Path) -> bool:
     """Whether a directory holds an adapter that answers questions; False for whatever else it is."""
+    return _facts(path).get("defense") in QUESTION_DEFENSES
+
+
+def tells_findings(path: Path) -> bool:
+    """Whether a directory holds an adapter that gives an image several labels; False for whatever else it is."""
+    return bool(_facts(path).get(SEVERAL_LABELS, False))
+
+
+def _facts(path: Path) -> Mapping[str, Any]:
     try:
-        return json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]["defense"] in QUESTION_DEFENSES
+        facts = json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _check_encoder(adapter: Adapter, encoder: Encoder) -> None:

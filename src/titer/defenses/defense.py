@@ -27,6 +27,7 @@ class Defense(Protocol):
         """Standard deviations of the noise in training, in [0, 1] pixel units; empty where there is none."""
 
     # needs_images, where a defense says it: False for a fit that takes over a file and looks at no image
+    # several_labels, where a defense says it: True for a fit that takes several labels for an image
 
     def fit(self, task: Task) -> Fitted:
         """Learn from the task's images.
@@ -59,3 +60,8 @@ class QuestionDefense(Protocol):
 def needs_images(defense: Defense) -> bool:
     """Whether a fit looks at images; not where it takes over a file that someone else has learned."""
     return bool(getattr(defense, "needs_images", True))
+
+
+def takes_several_labels(defense: Defense) -> bool:
+    """Whether a fit can learn findings, of which an image may have several."""
+    return bool(getattr(defense, "several_labels", False))

@@ -23,7 +23,7 @@ from torch import Tensor
 from titer.defenses.attacked import attacked_store
 from titer.defenses.coop import copies_of
 from titer.defenses.fit import minimise
-from titer.defenses.objectives import cross_entropy
+from titer.defenses.objectives import cross_entropy, label_loss
 from titer.defenses.task import MIXED, Fitted, Task, Weights, check_sigmas
 from titer.errors import InputError, unknown
 from titer.features.store import FeatureStore
@@ -60,6 +60,7 @@ class LinearProbe:
     needs_labels: ClassVar[bool] = True
     needs_images: ClassVar[bool] = True
     class_bound: ClassVar[bool] = True
+    several_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_images(self.images, self.sigmas, self.eps)
@@ -78,14 +79,29 @@ class LinearProbe:
         store = _stored(task, self)
         copies = min(self.copies, store.draws) if self.images != "clean" else 1
         features = store.rows(np.arange(len(task.ids)), np.arange(copies)).flatten(0, 1)
-        labels = task.targets.repeat_interleave(copies)
+        labels = task.targets.repeat_interleave(copies, dim=0)
         with threadpool_limits(1):  # the answer must not depend on the number of cores
-            solved = LogisticRegression(C=self.strength, max_iter=_ITERATIONS).fit(features.numpy(), labels.numpy())
-        weights = _two_rows(torch.from_numpy(solved.coef_).float(), torch.from_numpy(solved.intercept_).float())
+            weights = self._solved(features, labels) if task.exclusive else self._solved_apart(features, labels)
         logits = _affine(weights["weight"], weights["bias"], features)
-        return Fitted(
-            weights, (float(cross_entropy(logits, labels)),), logits.argmax(dim=-1), {"objective": "cross-entropy"}
-        )
+        objective = "cross-entropy" if task.exclusive else "binary cross-entropy"
+        predictions = logits.argmax(dim=-1) if task.exclusive else None
+        return Fitted(weights, (float(label_loss(logits, labels)),), predictions, {"objective": objective})
+
+    def _solved(self, features: Tensor, labels: Tensor) -> Weights:
+        solved = LogisticRegression(C=self.strength, max_iter=_ITERATIONS).fit(features.numpy(), labels.numpy())
+        return _two_rows(torch.from_numpy(solved.coef_).float(), torch.from_numpy(solved.intercept_).float())
+
+    def _solved_apart(self, features: Tensor, findings: Tensor) -> Weights:
+        """A regression for each finding, on the images of which it is known."""
+        rows, biases = [], []
+        for there in findings.T:
+            known = ~there.isnan()
+            solved = LogisticRegression(C=self.strength, max_iter=_ITERATIONS).fit(
+                features[known].numpy(), there[known].numpy()
+            )
+            rows.append(torch.from_numpy(solved.coef_[0]).float())
+            biases.append(torch.from_numpy(solved.intercept_).float())
+        return {"weight": torch.stack(rows), "bias": torch.cat(biases)}
 
     def classifier(self, encoder: Encoder, classes: Sequence[Named], weights: Weights, name: str) -> Classifier:
         """The classifier that these weights make."""

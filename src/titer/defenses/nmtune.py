@@ -22,7 +22,7 @@ from torch import Tensor
 from titer.defenses.attacked import attacked_store
 from titer.defenses.fit import minimise, parts
 from titer.defenses.heads import Images, check_images, noise_of
-from titer.defenses.objectives import cross_entropy
+from titer.defenses.objectives import label_loss
 from titer.defenses.task import Fitted, Task, Weights
 from titer.errors import InputError, unknown
 from titer.features.store import FeatureStore, Places
@@ -85,6 +85,7 @@ class Mlp:
     needs_labels: ClassVar[bool] = True
     needs_images: ClassVar[bool] = True
     class_bound: ClassVar[bool] = True
+    several_labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_images(self.images, self.sigmas, self.eps)
@@ -112,7 +113,7 @@ class Mlp:
             first, second = (spread(rows) for rows in store.rows(part, drawn).unbind(dim=1))
             learned = (transformed(weights, first), transformed(weights, second))
             labels = task.targets[torch.from_numpy(part)]
-            fitting = cross_entropy(answer(weights, torch.cat(learned)), labels.repeat(2))
+            fitting = label_loss(answer(weights, torch.cat(learned)), torch.cat([labels, labels]))
             return fitting + self.rectify(learned, first) + extra(part, first, labels, chance)
 
         def losses(_: int) -> list[Callable[[], Tensor]]:
@@ -121,6 +122,8 @@ class Mlp:
 
         history = minimise(list(weights.values()), losses, self.epochs, self.learning_rate, "adamw")
         learned = {name: tensor.detach() for name, tensor in weights.items()}
+        if not task.exclusive:
+            return Fitted(learned, history)
         seen = store.rows(np.arange(len(task.ids)), np.arange(min(BLOCK, store.draws))).flatten(0, 1)
         return Fitted(learned, history, _logits(learned, seen).argmax(dim=-1))
 

@@ -22,6 +22,19 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels)
 
 
+def label_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """What a head minimises: cross-entropy with labels (batch,), or with findings (batch, classes) the mean binary one.
+
+    Args:
+        logits: (batch, classes); of findings, a sigmoid makes a score of each.
+        targets: class indices; or 1 and 0, and nan where it is not known, which counts for nothing.
+    """
+    if targets.ndim == 1:
+        return cross_entropy(logits, targets)
+    known = ~targets.isnan()
+    return F.binary_cross_entropy_with_logits(logits[known], targets[known])
+
+
 def marginal_entropy(logits: Tensor) -> Tensor:
     """Entropy of the mean prediction over copies: logits (..., copies, classes) -> (...), in nats.
 

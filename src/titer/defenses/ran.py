@@ -15,7 +15,7 @@ from torch import Tensor
 
 from titer.defenses.attacked import attacked_store
 from titer.defenses.nmtune import NmTune, answer, feature_distance, spread, transformed
-from titer.defenses.objectives import cross_entropy
+from titer.defenses.objectives import label_loss
 from titer.defenses.task import Task, Weights
 from titer.errors import InputError
 from titer.features.store import Places
@@ -51,7 +51,7 @@ class Ran(NmTune):
         def consistency(part: Places, first: Tensor, labels: Tensor, chance: np.random.Generator) -> Tensor:  # noqa: ARG001
             attacked = spread(store.rows(part, chance.choice(store.draws, 1))[:, 0])
             clean, learned = task.clean[torch.from_numpy(part)], transformed(weights, attacked)
-            fitting = cross_entropy(answer(weights, learned), labels)
+            fitting = label_loss(answer(weights, learned), labels)
             return self.adv * (fitting + feature_distance(learned, clean, "paper"))
 
         return consistency

@@ -43,7 +43,8 @@ class Task:
         encoder: the frozen dual encoder.
         classes: class names and texts.
         ids: of the images.
-        labels: class of each image; None where labels are not used.
+        labels: class of each image, or of several findings whether each is there (1, 0, or nan where that is not known); None
+            where labels are not used.
         image: place -> image (3, size, size) in [0, 1].
         seed: of everything random in the fit.
         cache: where feature stores are kept; in memory unless given.
@@ -55,7 +56,7 @@ class Task:
     encoder: Encoder
     classes: Sequence[Named]
     ids: Sequence[str]
-    labels: Sequence[int] | None
+    labels: Sequence[int] | Sequence[Sequence[float]] | None
     image: Callable[[int], Tensor]
     seed: int
     cache: Path | None = None
@@ -74,7 +75,7 @@ class Task:
 
     @cached_property
     def targets(self) -> Tensor:
-        """Labels (images,).
+        """Labels (images,), or findings (images, classes).
 
         Raises:
             InputError: if there are none.
@@ -82,6 +83,11 @@ class Task:
         if self.labels is None:
             raise InputError("this fit needs labelled images")
         return torch.tensor(self.labels)
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether an image is of one class; else classes are findings, of which it may have several."""
+        return self.targets.ndim == 1
 
     def store(self, sigmas: Sequence[float], draws: int, views: CropAndFlip | None = None) -> FeatureStore:
         """Features of noisy copies of all images."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from titer.data.example import Data
+from titer.data.load import load_all
 from titer.data.questions import question_of, questions_of, vocabulary, with_answers
 from titer.data.shots import Selection, no_images, select
 from titer.defenses import DEFENSES, QUESTION_DEFENSES, Defense, QuestionDefense, Task
-from titer.defenses.adapter import build_defense, check_directory, facts_of, write_adapter
-from titer.defenses.defense import needs_images
+from titer.defenses.adapter import SEVERAL_LABELS, build_defense, check_directory, facts_of, write_adapter
+from titer.defenses.defense import needs_images, takes_several_labels
 from titer.defenses.fit import collapse
 from titer.errors import InputError
 from titer.evaluate.machine import default_workers, reuse_buffers, versions
@@ -111,6 +113,7 @@ def fit(
         fitted.weights,
         {
             **facts_of(name, method, encoder, chosen.data.classes),
+            **({} if chosen.data.exclusive else {SEVERAL_LABELS: True}),
             "data": {"name": chosen.data.name, "split": split if task.ids else None, "left_out": chosen.left_out},
             "shots": shots if labelled else None,
             "seed": seed,
@@ -142,6 +145,10 @@ def _images(
 ) -> Selection:
     if not needs_images(method):
         return no_images(source, allow)
+    source = source if isinstance(source, Data) else load_all(source)
+    if not source.exclusive and not takes_several_labels(method):
+        able = ", ".join(known for known, kind in DEFENSES.items() if getattr(kind, "several_labels", False))
+        raise InputError(f"{source.name} has several labels for an image; expected a head that learns them: {able}")
     return select(
         source,
         count=shots if method.needs_labels else UNLABELLED,
@@ -175,15 +182,21 @@ def task_of(
     def image(place: int) -> Tensor:
         return encoder.preprocess(chosen.data.read(examples[place]).pixels)
 
-    labels = [example.label for example in examples if example.label is not None]
     return Task(
         encoder=encoder,
         classes=chosen.data.classes,
         ids=[example.id for example in examples],
-        labels=labels if labelled else None,
+        labels=_labels(chosen.data) if labelled else None,
         image=image,
         seed=seed,
         cache=cache,
         workers=default_workers(encoder.device),
         questions=[question.text for example in examples if (question := question_of(example)) is not None],
     )
+
+
+def _labels(data: Data) -> Sequence[int] | Sequence[Sequence[float]]:
+    """The class of each image, or of each finding whether it is there, with nan for what is not known."""
+    if data.exclusive:
+        return [example.label for example in data.examples if example.label is not None]
+    return [[math.nan if there is None else float(there) for there in example.findings] for example in data.examples]

@@ -124,6 +124,7 @@ def load_subject(
     allow: Sequence[str] = (),
     device: str | None = None,
     dtype: str = "float32",
+    findings: bool = False,
 ) -> Subject:
     """Load and check model, prompt sets and images.
 
@@ -141,6 +142,7 @@ def load_subject(
             directory.
         device: ``cpu`` or ``cuda``; found by itself unless given.
         dtype: ``float32`` or ``bfloat16``.
+        findings: whether images may have several labels; such data are judged by scores and never by the likeliest class.
 
     Raises:
         InputError: for whatever is wrong with the input.
@@ -155,6 +157,15 @@ def load_subject(
         raise InputError(
             f"{examples.name} has no labels, so there are no classes to tell apart; expected a column 'label'"
             + (", or --prompts of a `titer fit fusion` for its questions" if asked else "")
+        )
+    if examples.exclusive is findings:
+        raise InputError(
+            f"{examples.name} has {'one class' if findings else 'several labels'} for an image; expected "
+            + (
+                "multilabel:DATA"
+                if findings
+                else "titer attack pgd with --prompts of a `titer fit` on it, which judges scores"
+            )
         )
     for column in by:
         if column not in examples.columns:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import ndtri
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from titer.statistics.intervals import (
@@ -136,6 +137,43 @@ def auroc(own: NDArray[np.bool_], scores: NDArray[np.float64], groups: Groups, l
         return NOTHING
     codes, area = group_codes(groups), float(roc_auc_score(own, scores))
     return area_interval(area, len(np.unique(codes[own])), len(np.unique(codes[~own])), level)
+
+
+def macro_auroc(
+    truth: NDArray[np.float64], scores: NDArray[np.float64], groups: Groups, level: float = 0.95
+) -> Interval:
+    """Mean area under the curves of several findings; those that all known images have, or none, are left out.
+
+    The interval takes the variance over groups of what each image adds to the mean (its placement among the images of the
+    other kind: DeLong, DeLong and Clarke-Pearson, Biometrics 44, 1988) as a number of independent samples, as
+    ``balanced_mean`` does, so that findings of one image are not taken for independent ones. Never more than one for each
+    group, so that perfect areas keep an interval; it is rather too wide than too narrow.
+
+    Args:
+        truth: (images, findings), 1 and 0, nan where it is not known.
+        scores: (images, findings), the higher, the more likely there.
+        groups: one per image.
+        level: confidence level.
+    """
+    areas, influence = [], np.zeros(len(truth))
+    for own, given in zip(truth.T, scores.T, strict=True):
+        there, absent = own == 1, own == 0
+        if not there.any() or not absent.any():
+            continue
+        both = there | absent
+        ranks = np.zeros(len(own))
+        ranks[both] = rankdata(given[both])
+        # the share of the other kind that an image is placed rightly against, ties by half
+        above = (ranks[there] - rankdata(given[there])) / absent.sum()
+        below = 1 - (ranks[absent] - rankdata(given[absent])) / there.sum()
+        areas.append(float(above.mean()))
+        influence[there] += (above - areas[-1]) / there.sum()
+        influence[absent] += (below - areas[-1]) / absent.sum()
+    if not areas:
+        return NOTHING
+    mean, codes = float(np.mean(areas)), group_codes(groups)
+    most = int(codes.max()) + 1
+    return effective(mean, independent_samples(mean, influence / len(areas), codes, most, level), level)
 
 
 def area_interval(area: float, positive: int, negative: int, level: float = 0.95) -> Interval:

@@ -6,6 +6,7 @@ An image is a pure function of its split and index; splits never share one.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -38,6 +39,18 @@ _CLASSES: tuple[tuple[str, str, str, Draw], ...] = (
 
 CLASSES: tuple[tuple[str, str], ...] = tuple((label, words) for label, words, _, _ in _CLASSES)
 """(label, words shown to the text tower), in order of the class indices."""
+
+FINDINGS: Mapping[str, str] = {
+    "right": r"\bright\b",
+    "left": r"\bleft\b",
+    "lung_opacity": "consolidation|effusion|nodule",
+    "tumour": "tumour|melanoma",
+    "nuclei": "gland|nuclei|nucleus|lobes",
+    "red_cells": r"\b(?!no\b)\w+ red blood cells",
+    "white_cell": "lymphocyte|neutrophil",
+    "large": r"\blarge\b",
+}
+"""What several pictures may show, whatever their class: finding -> what a caption says of it, and no other caption does."""
 
 SIZES: Mapping[str, int] = {"train": 1600, "val": 320, "test": 640}
 """Images in each split; every class has the same number."""
@@ -79,6 +92,11 @@ def phantom(split: str, index: int) -> Phantom:
 def caption_of(split: str, index: int) -> str:
     """What is drawn in image ``index`` of a split, without drawing it."""
     return next(_begun(split, index))
+
+
+def findings_of(caption: str) -> dict[str, bool]:
+    """Which of the findings a caption names."""
+    return {name: re.search(said, caption) is not None for name, said in FINDINGS.items()}
 
 
 def _begun(split: str, index: int) -> Drawing:

@@ -1,0 +1,254 @@
+"""Several labels for an image under attack: one record for each (image, prompt set, epsilon), with a score of each finding.
+
+Every image is attacked, since none is right or wrong as a whole: the sum of the binary cross-entropies of what is known of it
+is raised, so that findings that are there lose score and others gain it. Distances are measured here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from titer.attacks import ATTACKS, Model, Norm, Random, Threat
+from titer.attacks.pgd import Pgd, better, climb
+from titer.attacks.threat import rising
+from titer.data.example import Data, Example
+from titer.data.fingerprint import digest
+from titer.errors import InputError, PictureError, RunError
+from titer.evaluate.attacking import allowed, distances
+from titer.evaluate.machine import default_workers
+from titer.evaluate.running import Crew, conclude, running
+from titer.evaluate.smoothing import seed_for
+from titer.evaluate.subject import Subject, load_subject
+from titer.features.stream import threads
+from titer.models.classifier import Classifier
+from titer.models.encoder import Encoder
+from titer.progress import progress
+from titer.registry import settings_of
+from titer.results.findings import VERB
+from titer.results.store import Key, Record, Run, RunWriter, key_of, read_run
+
+_ATTACK = "pgd"
+_TOGETHER = 16  # images attacked together; fixed, so that no record depends on how the work was spread
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FindingsPlan(Subject):
+    """A run before its first step: everything that decides its records.
+
+    Args:
+        attack: with its settings.
+        threats: one norm, rising budgets.
+    """
+
+    attack: Pgd
+    threats: tuple[Threat, ...]
+
+    def settings(self) -> dict[str, Any]:
+        """All settings, defaults included."""
+        return {
+            "attack": _ATTACK,
+            **settings_of(self.attack),
+            "norm": self.threats[0].norm,
+            "eps": [threat.epsilon for threat in self.threats],
+            "by": list(self.by),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """All that changes a number."""
+        settings = {name: value for name, value in self.settings().items() if name != "by"}
+        told = digest([str(example.findings) for example in self.data.examples])
+        return {**self.who(), "findings": told, "verb": VERB, "settings": settings, "together": _TOGETHER}
+
+    def labels(self, prompts: str, threat: Threat) -> dict[str, Any]:
+        """The fields that name prompt set, attack and threat."""
+        return {"prompts": prompts, "attack": _ATTACK, "norm": threat.norm, "eps": threat.epsilon}
+
+    def key(self, sample: str, prompts: str, threat: Threat) -> Key:
+        """The key of the record that this attack will have."""
+        return key_of({"sample_id": sample, **self.labels(prompts, threat)})
+
+
+def attack_findings(
+    model: str | Encoder,
+    data: str | Path | Data,
+    name: str = _ATTACK,
+    *,
+    out: str | Path,
+    norm: Norm = "linf",
+    eps: float | Sequence[float] = 1 / 255,
+    settings: dict[str, Any] | None = None,
+    seed: int | None = None,
+    workers: int | None = None,
+    command: str | None = None,
+    **subject: Any,
+) -> Run:
+    """Score every finding of every image, without attack and under it.
+
+    Args:
+        model: a model's name, or an encoder.
+        data: a data set's name, ``multilabel:DATA``, or a loaded one.
+        name: ``pgd``; other attacks look for another class.
+        out: the run directory. The same call goes on where an earlier one stopped.
+        norm: ``linf``, ``l2`` or ``l1``.
+        eps: budgets of the images in [0, 1] pixels.
+        settings: of the attack; its loss is the binary cross-entropy, and the best iterate is the one of the largest.
+        seed: of its randomness; 0 unless given.
+        workers: threads; one per core unless given. Changes no number.
+        command: what run.json says the run was started by.
+        subject: what else ``load_subject`` takes (``prompts``, ``split``, ``limit``, ...).
+
+    Raises:
+        InputError: for whatever is wrong with the input.
+        RunError: if no image could be read, or an attack left its budget.
+    """
+    if name != _ATTACK:
+        raise InputError(
+            f"attack {name!r} looks for another class; several labels for an image are attacked by {_ATTACK!r}"
+        )
+    if workers is not None and workers < 1:
+        raise InputError(f"workers: expected at least 1, got {workers}")
+    attack = ATTACKS.build(name, **(settings or {}))
+    if not isinstance(attack, Pgd) or attack.loss != "cross-entropy":
+        raise InputError(
+            "loss: several labels for an image are attacked by their cross-entropy; expected cross-entropy"
+        )
+    threats, recorded = rising(norm, eps), seed_for(out, seed)
+    who = load_subject(model, data, seed=recorded or 0, findings=True, **subject)
+    own = {field.name: getattr(who, field.name) for field in dataclasses.fields(Subject)}
+    chosen = FindingsPlan(**own, attack=attack, threats=threats)
+    started = shlex.join(["python", *sys.argv]) if command is None else command
+    with RunWriter(Path(out), chosen.identity(), chosen.info_of(VERB, chosen.settings(), started)) as writer:
+        _Session(chosen, writer).run(workers or default_workers(chosen.encoder.device))
+    return read_run(out)
+
+
+def finding_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Sum (batch,) of binary cross-entropies of logits (batch, findings); nan in ``truth`` is not known and counts nothing."""
+    known = ~truth.isnan()
+    losses = F.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), reduction="none")
+    return torch.where(known, losses, 0.0).sum(dim=1)
+
+
+def raise_loss(attack: Pgd, model: Model, images: Tensor, truth: Tensor, threat: Threat, random: Random) -> Tensor:
+    """Images (batch, 3, size, size) within the threat, of all restarts those whose findings are scored worst.
+
+    Args:
+        attack: settings of projected gradient ascent.
+        model: images -> logits (batch, findings).
+        images: clean, in [0, 1].
+        truth: (batch, findings), 1 and 0, nan where it is not known.
+        threat: norm and budget.
+        random: where the first step begins.
+    """
+    loss = partial(finding_loss, truth=truth)
+    best, highest = images, images.new_full((len(images),), float("-inf"))
+    for _ in range(attack.restarts):
+        start = images if attack.start == "clean" else random.within(images, threat)
+        last, found = climb(model, images, start, loss, loss, threat, attack.steps, attack.step)
+        best, highest = better(best, highest, *(last if attack.keep == "last" else found))
+    return best
+
+
+class _Session:
+    """One process's work on a run: chunks of images out, records in."""
+
+    def __init__(self, chosen: FindingsPlan, writer: RunWriter) -> None:
+        self.plan = chosen
+        self.writer = writer
+        self.failed: dict[str, str] = {}
+        self.lock = threading.Lock()
+        self.crew = Crew()
+
+    def run(self, workers: int) -> None:
+        examples = self.plan.data.examples
+        left = [
+            (examples[first : first + _TOGETHER], prompts, threat)
+            for first in range(0, len(examples), _TOGETHER)
+            for prompts in self.plan.classifiers
+            for threat in self.plan.threats
+            if self._missing(examples[first : first + _TOGETHER], prompts, threat)
+        ]
+        if not left:
+            conclude(self.writer, "done", len(examples), {})
+            return
+        steps = sum(self._missing(*part) for part in left)
+        with running(self.writer, len(examples), self.failed), threads(1), progress("attack", steps) as self.advance:
+            self.crew.spread(workers, [partial(self._attack, *part) for part in left])
+
+    def _missing(self, chunk: Sequence[Example], prompts: str, threat: Threat) -> int:
+        return sum(self.plan.key(example.id, prompts, threat) not in self.writer.done for example in chunk)
+
+    def _attack(self, chunk: Sequence[Example], prompts: str, threat: Threat) -> None:
+        """One chunk at one budget. All of it is attacked even if some is done: a batch's size may change the last bit."""
+        opened = list(self._opened(chunk))
+        if not opened:
+            return
+        began, classifier = time.perf_counter(), self.plan.classifiers[prompts]
+        device = classifier.encoder.device
+        clean = torch.stack([image for _, image, _ in opened]).to(device)
+        truth = torch.tensor(
+            [
+                [float("nan") if there is None else float(there) for there in example.findings]
+                for example, _, _ in opened
+            ],
+            device=device,
+        )
+        purpose = f"{_ATTACK}\x00{threat.norm}\x00{threat.epsilon:g}"
+        random = Random(self.plan.seed, purpose, [example.id for example, _, _ in opened])
+        watched = self.crew.stoppable(classifier)
+        shown = allowed(_ATTACK, raise_loss(self.plan.attack, watched, clean, truth, threat, random), clean, threat)
+        before, after = (_scores(classifier, images) for images in (clean, shown))
+        share = (time.perf_counter() - began) / len(opened)
+        for row, (example, _, fields) in enumerate(opened):
+            record = {
+                **fields,
+                **self.plan.labels(prompts, threat),
+                "findings": list(example.findings),
+                "clean_scores": before[row],
+                "scores": after[row],
+                **distances(shown[row], clean[row]),
+                **({"warnings": list(classifier.warnings)} if classifier.warnings else {}),
+                "seconds": round(share, 4),
+            }
+            with self.lock:
+                if key_of(record) not in self.writer.done:
+                    self.writer.append(record)
+                    self.advance()
+
+    def _opened(self, chunk: Sequence[Example]) -> Iterator[tuple[Example, Tensor, Record]]:
+        for example in chunk:
+            try:
+                yield example, *self.plan.open(example)
+            except PictureError as error:
+                with self.lock:
+                    if example.id not in self.failed:
+                        self.failed[example.id] = str(error)
+                        self.writer.append({"sample_id": example.id, "path": example.path, "error": str(error)})
+                    self.advance()
+
+
+def _scores(classifier: Classifier, images: Tensor) -> list[list[float]]:
+    """Of each finding, in [0, 1].
+
+    Raises:
+        RunError: if a logit is not finite.
+    """
+    with torch.no_grad():
+        logits = classifier(images)
+    if not bool(torch.isfinite(logits).all()):
+        raise RunError(f"{classifier.name} gave nan or infinity for an image; nothing can be said of its robustness")
+    found: list[list[float]] = logits.double().sigmoid().cpu().tolist()
+    return found
