@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,21 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from published_files import (
+    CLIP,
+    CONCH,
+    biomed_directory,
+    clip_weights,
+    conch_directory,
+    conch_weights,
+    medclip_directory,
+    open_clip_directory,
+)
 from tiny_models import clip_directory
 from titer.certify import Gaussian
 from titer.cli.main import run
 from titer.config import read_recipe
+from titer.data.described import description
 from titer.data.load import load_all
 from titer.defenses import Coop, PromptSmooth
 from titer.errors import InputError
@@ -110,6 +122,51 @@ def test_folders_get_their_words_in_the_order_of_the_labels(
         assert example.path.split("/")[1] == labels[example.label]
 
 
+@pytest.mark.parametrize("name", ["kather", "sicapv2", "skincancer", "covid", "rsna18"])
+def test_sets_as_they_were_downloaded_have_the_same_words(name: str) -> None:
+    """Labels of the set's own reader and of the published code's folders name the same classes, in the same order."""
+    study = read_recipe(PAPER / f"{name}.toml", data=f"set:{name}@root")
+    assert study.wording is not None
+    own = list(description(name).classes)
+    found = [text.label for text in study.wording.classes(own)]
+    assert found == (own if name != "rsna18" else ["Lung Opacity", "No Lung Opacity / Not Normal", "Normal"])
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "medclip", "biomedclip", "conch"])
+def test_a_first_cell_runs_on_each_kind_of_model(kind: str, tmp_path: Path) -> None:
+    """COVID-19 radiography as it is unpacked, and the paper's settings on the models that hospitals have."""
+    for place, label in enumerate(("COVID", "Normal")):
+        for index in range(6):
+            pixels = np.random.default_rng(10 * place + index).integers(0, 256, (40, 40, 3), np.uint8)
+            (tmp_path / "covid" / label / "images").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / "covid" / label / "images" / f"{label}-{index}.png")
+    makers: dict[str, Callable[[Path], object]] = {
+        "open_clip": lambda path: open_clip_directory(path, long_texts(CLIP), clip_weights(long_texts(CLIP))),
+        "medclip": lambda path: f"medclip:{medclip_directory(path)}",
+        "biomedclip": biomed_directory,
+        "conch": lambda path: conch_directory(path, conch_weights(long_texts(CONCH)), long_texts(CONCH)),
+    }
+    told = ["run", str(PAPER / "covid.toml"), "--model", str(makers[kind](tmp_path / "model"))]
+    small = [
+        "size=quick", "data.limit=2", "cells.costly=false", "certifier.n=20", "certifier.n0=10", "grid.shots=[1]",
+        'cells.curves.defenses=["zero-shot", "few-shot-paper", "combined-paper"]', "defenses.combined-paper.adapt_copies=10",
+        "defenses.few-shot-paper.epochs=1", "defenses.combined-paper.epochs=1",
+    ]  # fmt: skip
+    line = [*told, "--data", f"set:covid@{tmp_path / 'covid'}", "--out", str(tmp_path / "out")]
+    with threads(1):
+        assert run([*line, *(part for text in small for part in ("--set", text))]) == 0
+    found = read_run(tmp_path / "out" / "runs" / "curves-sigma0.25")
+    assert {record["prompts"] for record in found.records} == {
+        "A chest X-ray image of {} patient.", "few-shot-paper-1-s1", "combined-paper-1-s1",
+    }  # fmt: skip
+    assert [entry["label"] for entry in found.info["classes"]] == ["COVID", "Normal"]
+
+
+def long_texts(config: dict[str, Any]) -> dict[str, Any]:
+    """The tiny tokenizers know few words, so that a sentence has many tokens."""
+    return {**config, "text_cfg": {**config["text_cfg"], "context_length": 96}}
+
+
 def test_without_data_the_error_says_what_to_download_and_where_to_put_it() -> None:
     for name in SETS:
         with pytest.raises(InputError, match=r"--data on the command line\. .*images/train.*images/test") as caught:
@@ -178,7 +235,7 @@ def test_the_grid_runs_on_made_up_files_of_the_published_layout(
     assert facts["notes"]["template"] == "{}."
     capsys.readouterr()
     for change, differs in (
-        ("data.classes.0=other words", "data.words"),
+        ("data.classes.NC|0=other words", "data.words"),
         ("defenses.zero-shot.template=a {}", "zero-shot"),
     ):
         assert run([*told, *(part for text in [*small, change] for part in ("--set", text))]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from published_files import (
+    RESNET,
+    biomed_directory,
+    conch_directory,
+    medclip_directory,
+    open_clip_directory,
+    resnet_weights,
+)
 from tiny_models import clip_directory
 from titer.attacks.pgd import Pgd
 from titer.cli.main import run
@@ -23,7 +32,7 @@ from titer.features.stream import threads
 from titer.results.store import read_run
 
 PAPER = Path(__file__).parents[1] / "recipes" / "adversarial" / "paper"
-PROTOCOLS = ("few_shot", "base_to_new", "cross_dataset", "robust_backbone")
+PROTOCOLS = ("few_shot", "base_to_new", "cross_dataset", "robust_backbone", "text_only")
 FAMILY = {"zero-shot", "advvp", "advmaple", "advvlp", "fap", "capt"}
 TEN = (
     "Caltech101", "DescribableTextures", "EuroSAT", "OxfordPets", "FGVCAircraft", "Food101", "OxfordFlowers", "StanfordCars",
@@ -149,6 +158,58 @@ def test_the_base_to_new_protocol_runs_on_made_up_files(tmp_path: Path, capsys: 
         assert {record["prompts"].removesuffix("-1-s1") for record in found.records} == FAMILY
         assert {record["eps"] for record in found.records} == {1 / 255}
         assert len(found.records) == 2 * len(FAMILY)
+
+
+def folders(root: Path) -> Path:
+    """A few made-up X-rays in a folder for each split and class."""
+    chance = np.random.default_rng(3)
+    for split, count in (("train", 2), ("test", 1)):
+        for label in ("dark", "bright"):
+            (root / split / label).mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(chance.integers(0, 256, (40, 40, 3), np.uint8)).save(
+                    root / split / label / f"{index}.png"
+                )
+    return root
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe", "methods"),
+    [
+        ("biomedclip", "few_shot", ("advvp", "fap", "capt")),
+        ("conch", "few_shot", ("advvp", "fap", "capt")),
+        ("medclip", "text_only", ("advvp", "advtp", "capt")),
+        ("resnet", "text_only", ("advvp", "advtp", "capt")),
+    ],
+)
+def test_a_first_cell_runs_on_each_kind_of_model(
+    kind: str, recipe: str, methods: tuple[str, ...], tmp_path: Path
+) -> None:
+    makers: dict[str, Callable[[Path], object]] = {
+        "biomedclip": biomed_directory,
+        "conch": conch_directory,
+        "medclip": lambda path: f"medclip:{medclip_directory(path)}",
+        "resnet": lambda path: open_clip_directory(path, RESNET, resnet_weights()),
+    }
+    told = ["run", str(PAPER / f"{recipe}.toml"), "--model", str(makers[kind](tmp_path / "model"))]
+    chosen = ", ".join(map(repr, ("zero-shot", *methods)))
+    small = [
+        "size=quick", "data.limit=2", "attacks.pgd-100.steps=1", "grid.shots=[1]", "grid.seeds=[1]", "defenses.advtp.text=2",
+        *(f"defenses.{name}.epochs=1" for name in methods), f"cells.published.defenses=[{chosen}]",
+    ]  # fmt: skip
+    line = [*told, "--data", str(folders(tmp_path / "data")), "--out", str(tmp_path / "out")]
+    with threads(1):
+        assert run([*line, *(part for text in small for part in ("--set", text))]) == 0
+    found = read_run(tmp_path / "out" / "runs" / "published-pgd-100")
+    assert {record["prompts"] for record in found.records} == {"zero-shot", *(f"{name}-1-s1" for name in methods)}
+
+
+def test_towers_without_tokens_are_told_which_and_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ["run", str(PAPER / "few_shot.toml"), "--model", f"medclip:{medclip_directory(tmp_path / 'model')}"]
+    line = [*told, "--data", str(folders(tmp_path / "data")), "--out", str(tmp_path / "out"), "--set", "size=quick"]
+    with threads(1):
+        assert run([*line, "--set", 'cells.published.defenses=["capt"]']) != 0
+    assert "is a Swin Transformer, whose windows have no place for tokens" in capsys.readouterr().err
 
 
 def test_the_cross_dataset_protocol_moves_to_sets_below_the_same_root(tmp_path: Path) -> None:

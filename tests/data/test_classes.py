@@ -157,3 +157,12 @@ def test_given_words_that_cannot_be_used(tmp_path: Path) -> None:
         InputError, match=r"unknown label of set \(it is not in the given classes\): 'ADI'; did you mean 'ADI_'"
     ):
         load_all(pictures(tmp_path / "set", ["ADI/1.png", "b/1.png"]), Wording({"ADI_": "fat", "b": "y"}))
+
+
+def test_a_class_may_be_called_differently_in_two_layouts() -> None:
+    """Its label is the one that the data have; a label with a bar in it stays whole where the data have that."""
+    both = Wording({"NC|0": "benign", "G3|1": "grade three"}, "a {} gland")
+    for known, found in ((("NC", "G3"), ["NC", "G3"]), (("1", "0"), ["0", "1"]), ((), ["NC", "G3"])):
+        assert [text.label for text in both.classes(known)] == found
+    assert both.classes(("0", "1"))[0].texts == ("a benign gland",)
+    assert [text.label for text in both.classes(("NC|0",))] == ["NC|0", "G3"]

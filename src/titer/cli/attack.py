@@ -8,7 +8,7 @@ import typer
 
 from titer.cli import options as o
 from titer.cli.findings import attack_findings, gives_findings
-from titer.cli.output import document, table
+from titer.cli.output import document
 from titer.cli.questions import asks_questions, attack_answers
 from titer.cli.retrieval import attack_pairs
 from titer.cli.values import numbers, settings, whole
