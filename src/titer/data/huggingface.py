@@ -39,8 +39,8 @@ def from_dataset(given: Dataset | Mapping[str, Dataset]) -> Data:
     """All splits of a data set, or of several under the names of their splits; no picture is opened.
 
     The column of the kind ``Image`` has the pictures, ``label`` the classes, under the names that the library knows;
-    ``caption`` or ``text``, ``id`` and ``group`` are as in a table, other plain columns are attributes. A picture is decoded here,
-    from its file's bytes: its SHA-256 and pixels are those that the file itself would have.
+    ``caption`` or ``text``, ``id`` and ``group`` are as in a table, other plain columns are attributes. A picture is
+    decoded here, from its file's bytes: its SHA-256 and pixels are those that the file itself would have.
 
     Raises:
         InputError: for an object of another kind, streamed data, and columns that cannot be understood.
