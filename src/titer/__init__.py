@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from titer.certify import Anytime, Gaussian
     from titer.data import load_data
+    from titer.defenses.pretrained import from_pretrained
     from titer.errors import GuaranteeError, InputError, PictureError, RunError, TiterError
     from titer.evaluate.attacking import attack
     from titer.evaluate.challenge import challenge
@@ -50,6 +51,7 @@ _HOMES = {
     "compare": "titer.results.comparing",
     "craft": "titer.upstream.craft",
     "fit": "titer.evaluate.fitting",
+    "from_pretrained": "titer.defenses.pretrained",
     "load_data": "titer.data",
     "load_model": "titer.models",
     "predict": "titer.evaluate.smoothing",
@@ -76,6 +78,7 @@ __all__ = [
     "compare",
     "craft",
     "fit",
+    "from_pretrained",
     "load_data",
     "load_model",
     "predict",

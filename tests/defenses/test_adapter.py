@@ -50,7 +50,8 @@ def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
 
 
 def test_the_files_have_pefts_names_and_our_facts_stand_under_one_key(path: Path, encoder: Encoder) -> None:
-    assert {file.name for file in path.iterdir()} == {"adapter_model.safetensors", "adapter_config.json"}
+    assert {file.name for file in path.iterdir()} == {WEIGHTS, CONFIG, "README.md"}
+    assert (WEIGHTS, CONFIG) == ("adapter_model.safetensors", "adapter_config.json")
     content = json.loads((path / "adapter_config.json").read_text())
     assert content.keys() == {"titer"}
     facts = content["titer"]

@@ -23,7 +23,7 @@ def export(
         typer.Option(
             "--to",
             help="Of a run: cohen, promptsmooth, csv, latex or apt. Of an adapter: coop, apt, maple, fap, ivlp, advvp, "
-            "tecoa or robustvlm.",
+            "tecoa, robustvlm, or hub for a copy that can be shared.",
         ),
     ],
     out: Annotated[

@@ -75,11 +75,11 @@ def reworded(data: Data, wording: Wording) -> Data:
     return replace(data, classes=classes, examples=examples)
 
 
-def class_texts(file: Path, labels: Iterable[str | None], template: str = TEMPLATE) -> tuple[ClassText, ...]:
+def class_texts(file: Path | None, labels: Iterable[str | None], template: str = TEMPLATE) -> tuple[ClassText, ...]:
     """The classes of a set: those of ``classes.json`` in file order, or all labels, sorted (whole numbers as numbers).
 
     Args:
-        file: where ``classes.json`` would be.
+        file: where ``classes.json`` would be; None where there is no place for it.
         labels: of all examples of all splits; None is no label.
         template: for labels without words; ``{}`` is where the label goes, written with spaces.
 
@@ -90,7 +90,7 @@ def class_texts(file: Path, labels: Iterable[str | None], template: str = TEMPLA
         InputError: for a malformed file, a label it does not name, or fewer than two classes.
     """
     present = {label for label in labels if label is not None}
-    if file.exists():
+    if file is not None and file.exists():
         classes = _read(file)
         known = [text.label for text in classes]
         for label in _sorted(present - set(known)):

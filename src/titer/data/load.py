@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from titer.data.example import ClassText, Data, Example, Picture
 from titer.data.files import from_rows
 from titer.data.findings import with_findings
 from titer.data.folder import folder_rows
+from titer.data.huggingface import Dataset, from_dataset
 from titer.data.medmnist import medmnist
 from titer.data.questions import asked
 from titer.data.splits import ALL, limited, of_split
@@ -32,7 +33,7 @@ ALLOWANCES = ("upstream", "overlap", "outside-paths")
 
 
 def load_data(
-    name: str | Path,
+    name: str | Path | Dataset | Mapping[str, Dataset],
     split: str = "test",
     limit: int | None = None,
     wording: Wording | None = None,
@@ -46,7 +47,7 @@ def load_data(
     ``multilabel:COLUMN+COLUMN@DATA`` (several labels for an image),
     ``windowed:CENTER/WIDTH@DATA`` (DICOM).
     Or a file of MedMNIST's layout, ``medmnist:FILE.npz``, a set of CoOp's, ``coop:NAME@ROOT``, and others that a TOML
-    file describes, ``set:NAME@ROOT``.
+    file describes, ``set:NAME@ROOT``. In the place of a name also a ``Dataset`` or ``DatasetDict`` of the ``datasets`` library.
 
     No picture is opened; each is read when its turn comes.
 
@@ -68,7 +69,9 @@ def load_data(
     return dataclasses.replace(everything, split=split, limit=limit, examples=chosen)
 
 
-def load_all(name: str | Path, wording: Wording | None = None, *, allow: Sequence[str] = ()) -> Data:
+def load_all(
+    name: str | Path | Dataset | Mapping[str, Dataset], wording: Wording | None = None, *, allow: Sequence[str] = ()
+) -> Data:
     """All splits of a data set at once; arguments as for ``load_data``."""
     check_allowances(allow)
     found = _found(name)
@@ -88,7 +91,9 @@ def check_allowances(allow: Sequence[str]) -> None:
             raise unknown("allowance", word, ALLOWANCES)
 
 
-def _found(name: str | Path) -> Data:
+def _found(name: str | Path | Dataset | Mapping[str, Dataset]) -> Data:
+    if not isinstance(name, str | Path):
+        return from_dataset(name)
     try:
         return _read_by_name(name)
     except OSError as error:

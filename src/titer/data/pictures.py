@@ -46,7 +46,19 @@ def read_picture(path: Path) -> Picture:
         PictureError: if the file is missing, empty, truncated, too large or no picture; the message is one line.
     """
     file, asked = _asked(path)
-    content = _content(file)
+    return decode_picture(_content(file), asked)
+
+
+def decode_picture(content: bytes, asked: str = "") -> Picture:
+    """Decode the bytes of a picture file, as ``read_picture`` does.
+
+    Args:
+        content: of the file.
+        asked: frame and window of a DICOM file.
+
+    Raises:
+        PictureError: as there.
+    """
     sha256 = hashlib.sha256(content).hexdigest()
     if dicom.is_dicom(content):
         pixels, decoded = dicom.decode(content, dicom.choice(asked) if asked else dicom.Choice(), LARGEST)

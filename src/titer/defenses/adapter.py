@@ -1,4 +1,4 @@
-"""A directory with what a fit has learned: ``adapter_model.safetensors`` and ``adapter_config.json`` (PEFT's names)."""
+"""A directory with what a fit has learned: ``adapter_model.safetensors``, ``adapter_config.json`` (PEFT's names), a card."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from titer.data.example import ClassText, Data, source_of
 from titer.defenses import DEFENSES, QUESTION_DEFENSES
+from titer.defenses.card import CARD, card
 from titer.defenses.defense import Defense, QuestionDefense
 from titer.defenses.task import Weights
 from titer.errors import InputError, PictureError, unknown
@@ -77,6 +78,7 @@ def write_adapter(
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, path / WEIGHTS)
         content = json.dumps({**(foreign or {}), "titer": facts}, indent=1, ensure_ascii=False)
         (path / CONFIG).write_text(content + "\n", encoding="utf-8")
+        (path / CARD).write_text(card(facts), encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from error
 
@@ -93,6 +95,12 @@ def check_directory(path: Path) -> None:
         raise InputError(f"{path} is not empty and holds no adapter; choose another --out")
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """All of an adapter's configuration: ours under ``titer``, and another library's beside it."""
+    content: dict[str, Any] = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    return content
+
+
 def read_adapter(path: Path) -> Adapter:
     """Read a directory written by ``titer fit``.
 
@@ -100,7 +108,7 @@ def read_adapter(path: Path) -> Adapter:
         InputError: if it is none, or is damaged.
     """
     try:
-        facts = json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]
+        facts = read_config(path)["titer"]
         adapter = Adapter(path, _method(facts), dict(load_file(path / WEIGHTS)), facts)
         _ = adapter.classes, adapter.encoder  # what is missing is told here
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -145,9 +153,7 @@ def load_classifier(
         InputError: if encoder, classes or shapes do not match, or the data hold images or groups that it was fitted on.
     """
     adapter = read_adapter(path)
-    defense = adapter.defense
-    if isinstance(defense, QuestionDefense):
-        raise InputError(f"{path} answers questions: it needs data with questions, and titer attack")
+    defense = _of_images(adapter)
     _check_encoder(adapter, encoder)
     if data.exclusive == bool(adapter.facts.get(SEVERAL_LABELS, False)):
         kinds = "one class for an image", "several labels for an image, as multilabel:DATA"
@@ -160,14 +166,29 @@ def load_classifier(
         _check_move(adapter, data, new_classes, bound=defense.class_bound)
     if "overlap" not in allow:
         _unseen(adapter, data)
-    classifier = _made(adapter, defense, encoder, adapter.classes if known else data.classes)
-    noise, said = defense.noise, tuple(adapter.facts.get("warnings", ()))
-    classifier = dataclasses.replace(
-        classifier,
-        sigmas=(min(noise), max(noise)) if noise else None,
-        warnings=said if known else (*said, "moved to other classes than it was fitted on"),
+    if known:
+        return reordered(classifier_of(adapter, encoder), [fitted.index(label) for label in wanted])
+    classifier = _made(adapter, defense, encoder, data.classes)
+    return dataclasses.replace(
+        classifier, warnings=(*classifier.warnings, "moved to other classes than it was fitted on")
     )
-    return reordered(classifier, [fitted.index(label) for label in wanted]) if known else classifier
+
+
+def classifier_of(adapter: Adapter, encoder: Encoder) -> Classifier:
+    """The classifier that an adapter makes on an encoder, for the classes that it was fitted on.
+
+    Raises:
+        InputError: if encoder or shapes do not match, or it answers questions.
+    """
+    defense = _of_images(adapter)
+    _check_encoder(adapter, encoder)
+    return _made(adapter, defense, encoder, adapter.classes)
+
+
+def _of_images(adapter: Adapter) -> Defense:
+    if isinstance(adapter.defense, QuestionDefense):
+        raise InputError(f"{adapter.path} answers questions: it needs data with questions, and titer attack")
+    return adapter.defense
 
 
 def load_answerer(path: Path, encoder: Encoder, data: Data, *, allow: Sequence[str] = ()) -> Answerer:
@@ -206,7 +227,7 @@ def tells_findings(path: Path) -> bool:
 
 def _facts(path: Path) -> Mapping[str, Any]:
     try:
-        facts = json.loads((path / CONFIG).read_text(encoding="utf-8"))["titer"]
+        facts = read_config(path)["titer"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return facts if isinstance(facts, dict) else {}
@@ -239,13 +260,18 @@ def _check_logits(adapter: Adapter, logits: Tensor, classes: int) -> None:
 
 
 def _made(adapter: Adapter, defense: Defense, encoder: Encoder, classes: Sequence[ClassText]) -> Classifier:
-    """The classifier, tried once: tensors of wrong shapes are found here and not in the middle of a run."""
+    """The classifier with what its fit says of it, tried once: wrong shapes are found here and not in the middle of a run."""
     with _fitting(adapter, encoder):
         classifier = defense.classifier(encoder, classes, adapter.weights, adapter.path.resolve().name)
         with torch.no_grad():
             logits = classifier.head(torch.zeros(1, classifier.encoder.dim, device=encoder.device))
     _check_logits(adapter, logits, len(classes))
-    return classifier
+    noise = defense.noise
+    return dataclasses.replace(
+        classifier,
+        sigmas=(min(noise), max(noise)) if noise else None,
+        warnings=tuple(adapter.facts.get("warnings", ())),
+    )
 
 
 def _check_move(adapter: Adapter, data: Data, new_classes: bool, *, bound: bool) -> None:

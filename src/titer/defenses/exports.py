@@ -18,6 +18,7 @@ from titer.defenses.adapter import CONFIG, Adapter, read_adapter
 from titer.defenses.checkpoints import SIDES
 from titer.defenses.coop import Coop, recipe_of
 from titer.defenses.learners import Coupling, Layout
+from titer.defenses.pretrained import publish
 from titer.defenses.prompted import PromptTuning
 from titer.defenses.promptsmooth import PromptSmooth
 from titer.defenses.tecoa import Published
@@ -25,6 +26,7 @@ from titer.errors import InputError, unknown
 from titer.models.open_clip.keys import vision_origin
 
 State = dict[str, Tensor]
+_HUB = "hub"
 
 
 def is_adapter(path: Path) -> bool:
@@ -37,14 +39,17 @@ def export_adapter(path: Path, to: str, out: Path) -> Path:
 
     Args:
         path: the adapter's directory.
-        to: ``coop`` (and ``apt``, the same), ``maple``, ``fap``, ``ivlp``, ``advvp``, ``tecoa`` or ``robustvlm``.
-        out: the file to write.
+        to: ``coop`` (and ``apt``, the same), ``maple``, ``fap``, ``ivlp``, ``advvp``, ``tecoa`` or ``robustvlm``; ``hub`` for a
+            copy that can be shared.
+        out: the file to write; for ``hub`` a directory.
 
     Raises:
         InputError: for an unknown layout, an adapter that it has no place for, or that would mean something else there.
     """
+    if to == _HUB:
+        return publish(path, out)
     if to not in LAYOUTS:
-        raise unknown("layout of an adapter", to, LAYOUTS)
+        raise unknown("layout of an adapter", to, [*LAYOUTS, _HUB])
     adapter = read_adapter(path)
     content = LAYOUTS[to](adapter)
     try:

@@ -95,7 +95,7 @@ def fit(
     if seed < 0:
         raise InputError(f"seed: expected a whole number of at least 0, got {seed}")
     encoder = model if isinstance(model, Encoder) else load_model(model, device=device)
-    source = data if isinstance(data, Data) else str(data)
+    source = str(data) if isinstance(data, Path) else data
     if isinstance(method, QuestionDefense):
         chosen = _questions(source, seed, encoder, allow, split)
         shots, labelled = None, True

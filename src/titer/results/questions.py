@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from titer.errors import InputError
-from titer.results.store import Run, read_run
+from titer.results.store import Run, read_facts, read_run
 
 QUESTIONS = "questions.json"
 
@@ -48,12 +47,9 @@ def read_questions(path: Path | str) -> QuestionResults:
         InputError: if it is none.
     """
     path = Path(path)
-    try:
-        info = json.loads((path / QUESTIONS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path} is no comparison on questions: it holds no {QUESTIONS}") from error
-    except ValueError as error:
-        raise InputError(f"{path / QUESTIONS} is not valid JSON: {error}") from error
+    info = read_facts(path / QUESTIONS)
+    if info is None:
+        raise InputError(f"{path} is no comparison on questions: it holds no {QUESTIONS}")
     there = {name: read_run(path / name) for name in info["runs"] if (path / name / "run.json").exists()}
     done = {name: run for name, run in there.items() if run.records}
     return QuestionResults(path, info, tuple(done.values()), tuple(name for name in info["runs"] if name not in done))
