@@ -14,6 +14,7 @@ from defenses.test_fusion import data, rows
 from tiny_models import clip_directory
 from titer.config import is_of_questions, read_question_recipe
 from titer.errors import InputError
+from titer.evaluate import asking
 from titer.report.directories import report_on
 from titer.results.questions import read_questions
 
@@ -95,11 +96,24 @@ def test_from_a_recipe_to_a_page_and_on(made: Path, tmp_path: Path, capfd: pytes
 
 
 def _other(made: Path, tmp_path: Path) -> None:
-    from titer.evaluate.asking import run_questions
-
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("mine")
-    run_questions(read_question_recipe(made / "small.toml", model=str(made / "clip")), tmp_path / "full")
+    asking.run_questions(read_question_recipe(made / "small.toml", model=str(made / "clip")), tmp_path / "full")
+
+
+def test_what_is_stopped_in_the_first_fit_goes_on(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = read_question_recipe(made / "small.toml", model=str(made / "clip"))
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(asking, "fit", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                asking.run_questions(study, tmp_path / "out", seed=1)
+    with pytest.raises(InputError, match="has no finished questions to report"):
+        report_on([tmp_path / "out"], tmp_path / "page.html")
 
 
 def test_what_a_recipe_says(made: Path) -> None:

@@ -22,7 +22,7 @@ from titer.defenses.adapter import WEIGHTS, facts_of
 from titer.errors import InputError
 from titer.evaluate.answering import attack_answers, built
 from titer.evaluate.fitting import fit
-from titer.evaluate.study import alone, fit_facts, fit_is_done
+from titer.evaluate.study import LOCK, alone, fit_facts, fit_is_done
 from titer.models import load_model
 from titer.models.encoder import Encoder
 from titer.results.questions import QUESTIONS, question_run
@@ -111,11 +111,16 @@ def run_questions(
         RunError: if no question could be asked.
     """
     out = Path(out)
-    if out.exists() and not (out / QUESTIONS).exists() and (out.is_file() or any(out.iterdir())):
+    if (
+        out.exists()
+        and not (out / QUESTIONS).exists()
+        and (out.is_file() or any(file.name != LOCK for file in out.iterdir()))
+    ):
         raise InputError(f"{out} is not empty and holds no comparison of questions; choose another --out")
     encoder = load_model(study.model, device=device)
     with alone(out):
         said = _begun(out, _said(study, encoder, command), seed)
+        _write(out, said)  # so that what is stopped in the first fit goes on
         for task, data in study.tasks.items():
             made = [_fitted(study, encoder, data, head, start, out / "prompts" / task) for head, start in _sets(study)]
             said["prompts"][task] = [facts for _, facts in made]
