@@ -366,7 +366,7 @@ class _Session(LadderSession):
             return [Check("there are questions to check", "skipped", "none is answered rightly without attack")]
         attack, threat = self.plan.attack, telling(self.plan.threats, own, right)
         opened, device = list(self._opened(chosen)), self.plan.encoder.device
-        held = [self.writer.done[self.plan.key(example.id, prompts, threat)] for example in chosen]
+        held = [self.writer.done[self.plan.key(example.id, threat, prompts)] for example in chosen]
         answerer, texts = self._watched(prompts), [one.text for one in opened]
         images = torch.stack([one.image for one in opened]).to(device)
         labels = torch.tensor([example.label for example in chosen], device=device)
