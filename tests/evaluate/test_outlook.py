@@ -65,7 +65,7 @@ def test_before_the_first_fit_methods_and_attacks_are_tried(study: Study, tmp_pa
 def test_a_method_whose_epochs_are_a_preset_s_is_tried_whole(study: Study, tmp_path: Path) -> None:
     assert Coop().epochs is None
     preset = replace(
-        study, entries={"coop": Entry("coop", Coop())}, cells=(replace(study.cells[1], entries=("coop",)),)
+        study, entries={"coop": Entry("coop", Coop(context=2))}, cells=(replace(study.cells[1], entries=("coop",)),)
     )
     seen = of(preset, tmp_path / "out")
     assert counts(seen)["fits"] == (2, 2)
@@ -114,5 +114,6 @@ def test_an_ensemble_costs_what_its_members_cost_and_looks_between_them() -> Non
     members = [passes(entry(member), 4) for _, member in ensemble.members(4, "linf")]
     gradients, plain = passes(entry(ensemble), 4)
     assert gradients == sum(member[0] for member in members)
-    assert plain == 1 + sum(member[1] for member in members) + len(members)
+    # what fab looks at depends a little on its random starts
+    assert plain == pytest.approx(1 + sum(member[1] for member in members) + len(members), abs=1)
     assert passes(entry(Square(20)), 4)[1] >= 20

@@ -77,8 +77,8 @@ def write_adapter(
         path.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, path / WEIGHTS)
         content = json.dumps({**(foreign or {}), "titer": facts}, indent=1, ensure_ascii=False)
-        (path / CONFIG).write_text(content + "\n", encoding="utf-8")
         (path / CARD).write_text(card(facts), encoding="utf-8")
+        (path / CONFIG).write_text(content + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write to {path}: {error.strerror}") from error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import ClassVar, Literal
@@ -23,7 +23,7 @@ from titer.attacks.attack import answers, ascend
 from titer.attacks.losses import cross_entropy, margin
 from titer.attacks.pgd import Pgd, Scored, better, climb
 from titer.attacks.words import WordSwap, fits, rewritten
-from titer.models.fusion import About, Answerer
+from titer.models.fusion import About, Answerer, Asking
 
 Verdict = Literal["passed", "failed", "skipped"]
 
@@ -96,8 +96,8 @@ class SelfChecks:
     def of_questions(self) -> list[Check]:
         """Those that mean something where each image has a question of its own.
 
-        That nothing holds without a limit does not: an answer may be given without a look at the picture. Random search asks
-        of some images alone, which a model with a question in each row cannot be asked.
+        That nothing holds without a limit does not: an answer may be given without a look at the picture. Random search leaves
+        images alone on its way, which a model with a question in each row cannot bear.
         """
         return [
             self.gradients(),
@@ -151,25 +151,32 @@ class SelfChecks:
         text = "an attack on the model itself beats one transferred"
         if self.source is None:
             return Check(text, "skipped", "no other model to transfer from; give --prompts zero-shot and another set")
-        return self._beats(text, Pgd(_SHORT, _STEP), "transfer", self.source, "the transferred one")
+        return self._beats(text, Pgd(_SHORT, _STEP), "transfer", partial(_asked, self.source), "the transferred one")
 
     def without_gradients(self) -> Check:
         """Random search does not beat gradients."""
         search, name = ATTACKS.build("square", queries=_QUERIES), f"square with {_QUERIES} queries"
-        return self._beats("random search does not beat gradients", search, "square", self.model, name)
+        return self._beats("random search does not beat gradients", search, "square", partial(_asked, self.model), name)
 
     def noise(self) -> Check:
         """Random noise of the same size is weaker."""
         name = f"{_NOISES} draws of noise"
-        return self._beats("noise of the same size is weaker", _Noise(_NOISES), "noise", self.model, name)
+        return self._beats(
+            "noise of the same size is weaker", _Noise(_NOISES), "noise", partial(_asked, self.model), name
+        )
 
     def half_precision(self) -> Check:
         """The attack's own arithmetic is float32; gradients of a model in half precision are coarser."""
         device = self.images.device.type
 
-        def half(images: Tensor) -> Tensor:
-            with torch.autocast(device, dtype=torch.float16 if device == "cuda" else torch.bfloat16):
-                return self.model(images)
+        def half(rows: Tensor) -> Model:
+            model, dtype = _asked(self.model, rows), torch.float16 if device == "cuda" else torch.bfloat16
+
+            def in_half(images: Tensor) -> Tensor:
+                with torch.autocast(device, dtype=dtype):
+                    return model(images)
+
+            return in_half
 
         kind = "float16" if device == "cuda" else "bfloat16"
         return self._beats("float32 gradients beat half precision", Pgd(_SHORT, _STEP), "half", half, f"PGD in {kind}")
@@ -217,7 +224,7 @@ class SelfChecks:
     def _climbed(self, start: Tensor, rows: Tensor | slice, threat: Threat, steps: int) -> tuple[Scored, Scored]:
         """Some rows' last and best images of an ascent of the cross entropy."""
         loss, score = (partial(rise, labels=self.labels[rows]) for rise in (cross_entropy, margin))
-        return climb(self.model, self.images[rows], start, loss, score, threat, steps, _STEP)
+        return climb(_asked(self.model, rows), self.images[rows], start, loss, score, threat, steps, _STEP)
 
     def _holding(self, threat: Threat, purpose: str, starts: int = 1, steps: int = _SHORT) -> Tensor:
         """Which images (batch,) hold against PGD; one that is broken is left alone, since how far it is broken is not asked."""
@@ -234,19 +241,19 @@ class SelfChecks:
         return self._correct(attacked)
 
     def _correct(self, images: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        return answers(self.model, images).argmax(dim=1) == self.labels[rows]
+        return answers(_asked(self.model, rows), images).argmax(dim=1) == self.labels[rows]
 
     def _falling(self, text: str, where: str, right: Sequence[int]) -> Check:
         falls = all(later <= earlier + self._slack for earlier, later in itertools.pairwise(right))
         return Check(text, _verdict(falls), f"of {len(self.images)} images right {where}: {_listed(right)}")
 
-    def _beats(self, text: str, attack: Attack, purpose: str, against: Model, name: str) -> Check:
+    def _beats(self, text: str, attack: Attack, purpose: str, against: Callable[[Tensor], Model], name: str) -> Check:
         """Whether the longest PGD leaves nothing that another attack breaks, but for the slack."""
         rows = self._by_steps[_STEPS[-1]].nonzero().flatten()
         broken = 0
         if len(rows):
             random = self._random(purpose).of(rows)
-            found = attack(against, self.images[rows], self.labels[rows], self.threat, random)
+            found = attack(against(rows), self.images[rows], self.labels[rows], self.threat, random)
             broken = self._count(~self._correct(found, rows))
         held = f"of the {len(rows)} images of {len(self.images)} that hold against pgd, {_STEPS[-1]} steps"
         return Check(text, _verdict(broken <= self._slack), f"{held}, {name} breaks {broken}")
@@ -258,6 +265,11 @@ class SelfChecks:
     @staticmethod
     def _count(right: Tensor) -> int:
         return int(right.sum())
+
+
+def _asked(model: Model, rows: Tensor | slice) -> Model:
+    """The model for some rows of a batch alone: it matters where each row has a question of its own."""
+    return model.part(rows) if isinstance(model, Asking) else model
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from titer.data.example import Data
 from titer.data.load import load_all
 from titer.defenses import DEFENSES, Defense
 from titer.defenses.adapter import CONFIG, WEIGHTS, facts_of, load_classifier
+from titer.defenses.card import CARD
 from titer.errors import InputError, RunError
 from titer.evaluate.attacking import attack, check_task
 from titer.evaluate.benchmarks import Part
@@ -555,7 +556,8 @@ def fit_is_done(path: Path, expected: Mapping[str, Any]) -> bool:
         InputError: if another one is.
     """
     if not (path / CONFIG).exists():
-        (path / WEIGHTS).unlink(missing_ok=True)  # of a fit that was interrupted between its two files
+        for name in (WEIGHTS, CARD):  # of a fit that was interrupted before its last file
+            (path / name).unlink(missing_ok=True)
         return False
     facts = fit_facts(path)
     found = differences({name: facts.get(name) for name in expected}, json.loads(json.dumps(expected)))

@@ -6,8 +6,9 @@ the usual one of dual-stream models (Lu et al., NeurIPS 2019, arXiv 1908.02265) 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -200,16 +201,41 @@ class Answerer:
     commonest: int
     warnings: tuple[str, ...] = ()
 
-    def asking(self, questions: Sequence[str]) -> Callable[[Tensor], Tensor]:
-        """Images (k * questions, 3, size, size) in [0, 1] -> logits (batch, answers); the questions in turn."""
-        encoder = fused(self.encoder, self.fusion, questions)
-        return lambda images: self.head(encoder.image_features(images))
+    def asking(self, questions: Sequence[str]) -> Asking:
+        """What answers these questions in turn."""
+        return Asking(self, tuple(questions))
 
     def about(self, image: Tensor) -> About:
         """The same with one image (3, size, size) held fast, for who changes the question."""
         tower, _ = token_towers(self.encoder)
         with torch.no_grad():
             return About(self, tower.tokens(self.encoder.normalised(image[None])).float())
+
+
+@dataclass(frozen=True, eq=False)
+class Asking:
+    """Questions held fast: what takes images in the place of a classifier.
+
+    Args:
+        answerer: that answers.
+        questions: of the rows of a batch, in turn.
+    """
+
+    answerer: Answerer
+    questions: tuple[str, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (k * questions, 3, size, size) in [0, 1] -> logits (batch, answers)."""
+        return self.answerer.head(self._encoder.image_features(images))
+
+    def part(self, rows: Tensor | slice) -> Asking:
+        """Some of the questions."""
+        places = torch.arange(len(self.questions))[rows.cpu() if isinstance(rows, Tensor) else rows]
+        return Asking(self.answerer, tuple(self.questions[place] for place in places.tolist()))
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return fused(self.answerer.encoder, self.answerer.fusion, self.questions)
 
 
 @dataclass(frozen=True, eq=False)
