@@ -34,6 +34,7 @@ _TOKENIZERS = {
     "clip": (CLIPTokenizer, (("vocab.json", "merges.txt"), ("tokenizer.json",))),
     "bert": (BertTokenizer, (("vocab.txt",), ("tokenizer.json",))),
 }
+_WAYS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",), ("tokenizer.model",))
 _LAYOUT = "a model in Hugging Face layout"
 _WORDS = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer_config.json")
 _UNTELLING = (
@@ -151,13 +152,16 @@ def fetch(hub_id: str, weights: Iterable[str] = WEIGHTS) -> Path:
 
 
 def _tokenizer(directory: Path) -> Any:
+    if not any(all((directory / file).exists() for file in files) for files in _WAYS):
+        # without them the library makes one that knows no word, and says nothing
+        raise InputError(f"{directory}: the tokenizer is missing: get {_either(_WAYS)} from where its weights are from")
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except ImportError as error:  # SigLIP's own words need sentencepiece and protobuf
         raise InputError(
             f"{directory}: its tokenizer needs packages that are not installed: pip install 'titer[siglip]'"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what the library raises of a damaged file depends on the file
         raise InputError(f"{directory}: no usable tokenizer: {str(error).splitlines()[0]}") from error
 
 
@@ -179,11 +183,14 @@ def tokenizer_beside(directory: Path, kind: Literal["clip", "bert"], home: str) 
                 return make.from_pretrained(place, local_files_only=True), place
             except Exception as error:  # what the library raises of a damaged file depends on the file
                 raise InputError(f"{place}: no usable tokenizer: {str(error).splitlines()[0]}") from error
-    files = ", or ".join(" and ".join(files) for files in ways)
     raise InputError(
-        f"{directory}: the tokenizer is missing: get {files} from https://huggingface.co/{home} and put them there, or into "
-        f"{directory / 'tokenizer'}"
+        f"{directory}: the tokenizer is missing: get {_either(ways)} from https://huggingface.co/{home} and put them there, "
+        f"or into {directory / 'tokenizer'}"
     )
+
+
+def _either(ways: Iterable[Iterable[str]]) -> str:
+    return ", or ".join(" and ".join(files) for files in ways)
 
 
 def _unknown_word(tokenizer: Any) -> str:
