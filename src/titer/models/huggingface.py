@@ -162,7 +162,7 @@ def _tokenizer(directory: Path) -> Any:
             f"{directory}: its tokenizer needs packages that are not installed: pip install 'titer[siglip]'"
         ) from error
     except Exception as error:  # what the library raises of a damaged file depends on the file
-        raise InputError(f"{directory}: no usable tokenizer: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{directory}: no usable tokenizer: {_line(error)}") from error
 
 
 def tokenizer_beside(directory: Path, kind: Literal["clip", "bert"], home: str) -> tuple[Any, Path]:
@@ -182,11 +182,15 @@ def tokenizer_beside(directory: Path, kind: Literal["clip", "bert"], home: str) 
             try:
                 return make.from_pretrained(place, local_files_only=True), place
             except Exception as error:  # what the library raises of a damaged file depends on the file
-                raise InputError(f"{place}: no usable tokenizer: {str(error).splitlines()[0]}") from error
+                raise InputError(f"{place}: no usable tokenizer: {_line(error)}") from error
     raise InputError(
         f"{directory}: the tokenizer is missing: get {_either(ways)} from https://huggingface.co/{home} and put them there, "
         f"or into {directory / 'tokenizer'}"
     )
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _either(ways: Iterable[Iterable[str]]) -> str:
