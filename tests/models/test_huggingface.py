@@ -185,6 +185,30 @@ def test_damaged_directories_are_refused(copy: Path, tmp_path: Path) -> None:
         load_model(tmp_path / "empty")
 
 
+def test_a_tokenizer_without_its_files_is_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library would make one that knows no word: every text the same, and no error."""
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(
+        InputError, match=r"the tokenizer is missing: get tokenizer\.json, or vocab\.json and merges\.txt, or"
+    ):
+        load_model(copy)
+    (copy / "vocab.json").write_text("{}")
+    with pytest.raises(InputError, match="the tokenizer is missing"):
+        load_model(copy)
+    (copy / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(InputError, match="no usable tokenizer: ") as caught:
+        load_model(copy)
+    assert "\n" not in str(caught.value)
+    for raised, said in ((Exception("\nUnk token not found\nin x"), "Unk token not found$"), (KeyError(), "KeyError$")):
+
+        def damaged(*_: object, error: Exception = raised, **__: object) -> object:
+            raise error
+
+        monkeypatch.setattr("titer.models.huggingface.AutoTokenizer.from_pretrained", damaged)
+        with pytest.raises(InputError, match=f"no usable tokenizer: {said}"):
+            load_model(copy)
+
+
 def test_a_tokenizer_whose_package_is_missing_says_what_to_install(
     siglip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

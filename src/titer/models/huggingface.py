@@ -51,6 +51,7 @@ _TOKENIZERS: dict[str, tuple[Callable[..., Any], _Ways]] = {
     "bert": (BertTokenizer.from_pretrained, (("vocab.txt",), ("tokenizer.json",))),
     "conch": (_conch_tokenizer, ((_CONCH_WORDS,), ("tokenizer.json",))),
 }
+_WAYS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",), ("spiece.model",), ("tokenizer.model",))
 _LAYOUT = "a model in Hugging Face layout"
 _WORDS = (
     "tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer_config.json", _CONCH_WORDS,
@@ -174,14 +175,17 @@ def fetch(hub_id: str, weights: Iterable[str] = WEIGHTS) -> Path:
 
 
 def _tokenizer(directory: Path) -> Any:
+    if not any(all((directory / file).exists() for file in files) for files in _WAYS):
+        # without them the library makes one that knows no word, and says nothing
+        raise InputError(f"{directory}: the tokenizer is missing: get {_either(_WAYS)} from where its weights are from")
     try:
         return AutoTokenizer.from_pretrained(directory, local_files_only=True)
     except ImportError as error:  # SigLIP's own words need sentencepiece and protobuf
         raise InputError(
             f"{directory}: its tokenizer needs packages that are not installed: pip install 'titer[siglip]'"
         ) from error
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{directory}: no usable tokenizer: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # what the library raises of a damaged file depends on the file
+        raise InputError(f"{directory}: no usable tokenizer: {_line(error)}") from error
 
 
 def tokenizer_beside(directory: Path, kind: Literal["clip", "bert", "conch"], home: str) -> tuple[Any, Path]:
@@ -201,12 +205,19 @@ def tokenizer_beside(directory: Path, kind: Literal["clip", "bert", "conch"], ho
             try:
                 return make(place, local_files_only=True), place
             except Exception as error:  # what the library raises of a damaged file depends on the file
-                raise InputError(f"{place}: no usable tokenizer: {str(error).splitlines()[0]}") from error
-    files = ", or ".join(" and ".join(files) for files in ways)
+                raise InputError(f"{place}: no usable tokenizer: {_line(error)}") from error
     raise InputError(
-        f"{directory}: the tokenizer is missing: get {files} from {home} and put them there, or into "
+        f"{directory}: the tokenizer is missing: get {_either(ways)} from {home} and put them there, or into "
         f"{directory / 'tokenizer'}"
     )
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _either(ways: Iterable[Iterable[str]]) -> str:
+    return ", or ".join(" and ".join(files) for files in ways)
 
 
 def _unknown_word(tokenizer: Any) -> str:
