@@ -37,8 +37,15 @@ def load_model(name: str | Path, *, device: str | None = None, dtype: str = "flo
     if text.startswith("medclip:"):
         return medclip.load(text.removeprefix("medclip:"), place, kind)
     path, short = _directory(text)
-    load_directory = open_clip.load_directory if open_clip.looks_like(path) else huggingface.load_directory
-    return load_directory(path, short, place, kind)
+    if open_clip.looks_like(path):
+        return open_clip.load_directory(path, short, place, kind)
+    if (path / "pytorch_model.bin").exists() and not (path / "config.json").exists():
+        where = text if Path(text).is_dir() else f"hf-hub:{text}"
+        raise InputError(
+            f"{text} holds weights and nothing that says of what; CONCH is open_clip:conch_ViT-B-16/{where}, MedCLIP is "
+            f"medclip:{path}"
+        )
+    return huggingface.load_directory(path, short, place, kind)
 
 
 def open_model(name: str | Path, *, device: str | None = None) -> tuple[Encoder, nn.Module, Path]:

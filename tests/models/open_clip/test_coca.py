@@ -142,6 +142,10 @@ def test_the_published_names_are_those_of_the_file_alone(tmp_path: Path, monkeyp
     )
     with pytest.raises(InputError, match=r"holds CONCH; give open_clip:conch_ViT-B-16/PATH"):
         load_model(f"open_clip:ViT-B-16/{directory}")
+    with pytest.raises(
+        InputError, match=r"nothing that says of what; CONCH is open_clip:conch_ViT-B-16/.*, MedCLIP is medclip:"
+    ):
+        load_model(directory)
     (directory / "pytorch_model.bin").unlink()
     with pytest.raises(InputError, match=r"no weights in .*: expected .* or pytorch_model\.bin"):
         load_model(f"open_clip:conch_ViT-B-16/{directory}")
