@@ -144,7 +144,8 @@ def climb(
     for _ in range(steps):
         gradient, _, logits = ascend(model, current, loss)
         best, highest = better(best, highest, current, score(logits))
-        current = threat.project(current + step * threat.epsilon * threat.steepest(gradient), clean)
+        ahead = torch.add(current, threat.steepest(gradient), alpha=step * threat.epsilon)
+        current = threat.project(ahead, clean)
     last = score(answers(model, current))
     return (current, last), better(best, highest, current, last)
 

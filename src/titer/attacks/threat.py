@@ -47,8 +47,7 @@ class Threat:
         wastes budget on pixels that cannot move.
         """
         if self.norm == "linf":
-            near = torch.minimum(torch.maximum(images, clean - self.epsilon), clean + self.epsilon)
-            return near.clamp(0, 1)
+            return images.clamp(clean - self.epsilon, clean + self.epsilon).clamp_(0, 1)
         shrink = _shrink_l2 if self.norm == "l2" else _shrink_l1
         clipped = images.clamp(0, 1)
         inside = self.distance(clipped, clean) <= self.epsilon

@@ -26,8 +26,8 @@ from transformers import (
 from titer.errors import InputError, unknown
 from titer.models.cards import terms_of
 from titer.models.encoder import Encoder
+from titer.models.gradients import with_cheap_gradients
 from titer.models.injection import Injection
-from titer.models.patches import with_patches
 from titer.models.pixels import from_config
 from titer.models.weights import fingerprint_of, load_strictly, read_json, read_weights
 
@@ -265,7 +265,7 @@ class ImageTower(ProjectedTower):
 
     def __init__(self, vision: Any, projection: nn.Module) -> None:
         super().__init__(vision, projection)
-        with_patches(vision.embeddings)
+        with_cheap_gradients(vision)
         self.width: int = vision.config.hidden_size
         self.injections = tuple(map(Injection, (vision.embeddings, *vision.encoder.layers[:-1])))
         self.last = Injection(vision.encoder.layers[-1])
@@ -306,6 +306,8 @@ class TextTower:
         self.width = embedding.embedding_dim
         self.injection = Injection(embedding)
         self.layers = tuple(layers)
+        for layer in self.layers:
+            with_cheap_gradients(layer)
         self.deeper = tuple(map(Injection, self.layers[:-1]))
         self.last = Injection(self.layers[-1]) if self.layers else None
         self.start = self._place_of_first_token(tokenizer)

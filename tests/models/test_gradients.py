@@ -1,4 +1,4 @@
-"""The gradient of the first layer: that of PyTorch's convolution, and of its answers not a bit is changed."""
+"""Layers with cheap gradients: those of the library's layers, and of their answers not a bit is changed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.activations import QuickGELUActivation
 
 import titer
-from titer.models.patches import Patches, with_patches
+from titer.models.gradients import Patches, QuickGelu, with_cheap_gradients
 from titer.models.towers import vision_tower
 
 
@@ -44,6 +45,18 @@ def test_answers_are_the_same_and_gradients_but_for_rounding(
     assert torch.allclose(slope, expected_slope, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_quick_gelu_is_the_librarys(dtype: torch.dtype) -> None:
+    values = (5 * images(40, 30)).to(dtype)
+    answer, slope = gradient(QuickGelu(), values)
+    expected, expected_slope = gradient(QuickGELUActivation(), values)
+    assert torch.equal(answer, expected)
+    assert slope.dtype == dtype
+    tolerance = {torch.float32: 1e-6, torch.bfloat16: 0.05, torch.float64: 1e-12}[dtype]
+    assert torch.allclose(slope, expected_slope, atol=tolerance, rtol=tolerance)
+    assert torch.equal(QuickGelu()(values), answer)
+
+
 def test_in_half_precision_by_autocast_there_is_a_gradient_too() -> None:
     def half(shown: Tensor) -> Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -58,13 +71,14 @@ def test_in_half_precision_by_autocast_there_is_a_gradient_too() -> None:
     assert bool(slope.any())
 
 
-def test_a_gradient_of_the_gradient_is_that_of_the_convolution() -> None:
+def test_a_gradient_of_the_gradient_is_that_of_the_library() -> None:
     def second(module: nn.Module) -> Tensor:
         shown = images(1, 3, 4, 4).requires_grad_()
         (slope,) = torch.autograd.grad(module(shown).pow(3).sum(), shown, create_graph=True)
         return torch.autograd.grad(slope.square().sum(), shown)[0]
 
     assert torch.allclose(second(Patches(layer())), second(layer()), rtol=1e-4, atol=1e-4)
+    assert torch.allclose(second(QuickGelu()), second(QuickGELUActivation()), rtol=1e-4, atol=1e-4)
 
 
 def test_weights_that_are_learned_get_their_gradient() -> None:
@@ -81,7 +95,7 @@ def test_weights_that_are_learned_get_their_gradient() -> None:
 def test_a_layer_of_another_kind_stays(changes: dict[str, Any]) -> None:
     embeddings = nn.Module()
     embeddings.patch_embedding = plain = layer(**changes)
-    with_patches(embeddings)
+    with_cheap_gradients(embeddings)
     assert embeddings.patch_embedding is plain
 
 
@@ -91,3 +105,6 @@ def test_encoders_have_it_and_keep_their_weights() -> None:
     assert isinstance(module, Patches)
     assert set(module.state_dict()) == {"weight"}
     assert not module.training
+    assert all(isinstance(layer.mlp.activation_fn, QuickGelu) for layer in vision.encoder.layers)
+    text: Any = titer.load_model("titer:tiny").text_tower
+    assert all(isinstance(layer.mlp.activation_fn, QuickGelu) for layer in text.layers)
