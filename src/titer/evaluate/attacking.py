@@ -10,7 +10,7 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,6 +76,7 @@ class AttackPlan(Subject):
     def identity(self) -> dict[str, Any]:
         """All that changes a number."""
         settings = {name: value for name, value in self.settings().items() if name != "by"}
+        settings = without_later(settings)
         return {**self.who(), "verb": "attack", "settings": settings, "together": self.together}
 
     def key(self, sample: str, prompts: str, threat: Threat) -> Key:
@@ -428,6 +429,11 @@ def _telling(threats: Sequence[Threat], records: Sequence[Record], right: Collec
         return abs(float(np.mean([record["prediction"] == record["label"] for record in at])) - 0.5)
 
     return min(threats, key=unlike_half)
+
+
+def without_later(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without settings that attacks got later, where they are off: what was begun before goes on."""
+    return {name: value for name, value in settings.items() if (name, value) != ("stop", False)}
 
 
 _MEASURED = ("prediction", "linf", "l2", "l1", "rounded_prediction", "rounded_linf", "broken_by")

@@ -27,7 +27,7 @@ from titer.data.load import load_all
 from titer.defenses import DEFENSES, Defense
 from titer.defenses.adapter import CONFIG, WEIGHTS, facts_of, load_classifier
 from titer.errors import InputError, RunError
-from titer.evaluate.attacking import attack, check_task
+from titer.evaluate.attacking import attack, check_task, without_later
 from titer.evaluate.benchmarks import Part
 from titer.evaluate.fits import FitJob, Source, fit_all
 from titer.evaluate.plan import Certifier, certifier_name
@@ -438,7 +438,10 @@ def _identity(told: Mapping[str, Any]) -> dict[str, Any]:
             for name, facts in told["entries"].items()
         },
         "attacks": {
-            name: {key: value for key, value in facts.items() if key != "checks"}
+            name: {
+                **{key: value for key, value in facts.items() if key != "checks"},
+                "settings": without_later(facts["settings"]),
+            }
             for name, facts in told.get("attacks", {}).items()
         },
         "cells": {cell["name"]: cell for cell in told["cells"]},
