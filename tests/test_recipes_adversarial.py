@@ -230,14 +230,15 @@ def test_the_cross_dataset_protocol_moves_to_sets_below_the_same_root(tmp_path: 
 GRID = Path(__file__).parents[1] / "recipes" / "adversarial"
 
 
-def test_the_grid_judges_and_certifies_the_same_fits_of_all_methods() -> None:
-    study = read_recipe(GRID / "grid.toml", data="titer:phantoms")
-    cells = {cell.name: cell for cell in study.cells}
-    judged, certified = cells["judged"], cells["certified"]
+def test_side_by_side_are_the_same_fits_of_all_methods_and_those_of_the_grid() -> None:
+    study, grid = (read_recipe(GRID / f"{name}.toml", data="titer:phantoms") for name in ("side_by_side", "grid"))
+    judged, certified = study.cells
     assert judged.entries == certified.entries == tuple(study.entries)
     assert (judged.shots, judged.seeds) == (certified.shots, certified.seeds) == ((16,), (1,))
     assert study.attacks["autoattack"].checks
-    assert study.attacks["pgd-20"].attack == Pgd(steps=20, stop=True)
+    assert study.entries == grid.entries
+    assert not {cell.name for cell in study.cells} & {cell.name for cell in grid.cells}
+    assert {one.name for one in all_sets(study, study.cells)} <= {one.name for one in all_sets(grid, grid.cells)}
 
 
 def test_the_grid_on_all_shots_fits_each_method_once() -> None:

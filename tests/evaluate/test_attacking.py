@@ -286,3 +286,13 @@ def test_kill_9_and_resume_give_the_same_records(tmp_path: Path) -> None:
     resumed = attack("titer:tiny", "titer:phantoms", "pgd", out=tmp_path / "killed", **options)
     whole = attack("titer:tiny", "titer:phantoms", "pgd", out=tmp_path / "whole", workers=1, **options)
     assert timeless(resumed) == timeless(whole)
+
+
+def test_a_setting_that_came_later_is_no_other_identity_where_it_is_off(data: Path) -> None:
+    def settings(**own: Any) -> dict[str, Any]:
+        planned = plan_attack(brightness_encoder(), data, "pgd", settings={"steps": 5, **own})
+        found: dict[str, Any] = planned.identity()["settings"]
+        return found
+
+    assert "stop" not in settings() == settings(stop=False)
+    assert settings(stop=True)["stop"] is True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -52,7 +52,7 @@ class LadderPlan(Subject, ABC):
 
     def identity(self) -> dict[str, Any]:
         """All that changes a number."""
-        settings = {name: value for name, value in self.settings().items() if name != "by"}
+        settings = without_later({name: value for name, value in self.settings().items() if name != "by"})
         return {**self.who(), "verb": self.verb, "settings": settings, "together": self.together}
 
     def budgets(self) -> dict[str, Any]:
@@ -83,6 +83,11 @@ def threats_for(name: str, able: Sequence[Norm], norm: Norm, eps: float | Sequen
     if norm not in able:
         raise InputError(f"attack {name!r}: expected a norm of {', '.join(able)}, got {norm!r}")
     return threats
+
+
+def without_later(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Without settings that attacks got later, where they are off: what was begun before goes on."""
+    return {name: value for name, value in settings.items() if (name, value) != ("stop", False)}
 
 
 class LadderSession:

@@ -31,6 +31,7 @@ from titer.errors import InputError, RunError
 from titer.evaluate.attacking import attack, check_task
 from titer.evaluate.benchmarks import Part
 from titer.evaluate.fits import FitJob, Source, fit_all
+from titer.evaluate.ladders import without_later
 from titer.evaluate.plan import Certifier, certifier_name
 from titer.evaluate.running import NEVER, Deadline
 from titer.evaluate.smoothing import certify
@@ -439,7 +440,10 @@ def _identity(told: Mapping[str, Any]) -> dict[str, Any]:
             for name, facts in told["entries"].items()
         },
         "attacks": {
-            name: {key: value for key, value in facts.items() if key != "checks"}
+            name: {
+                **{key: value for key, value in facts.items() if key != "checks"},
+                "settings": without_later(facts["settings"]),
+            }
             for name, facts in told.get("attacks", {}).items()
         },
         "cells": {cell["name"]: cell for cell in told["cells"]},
