@@ -20,6 +20,7 @@ from published_files import (
     medclip_weights,
     open_clip_directory,
     resnet_weights,
+    write_clip_words,
 )
 from titer.errors import InputError
 from titer.models import Encoder, load_model
@@ -153,6 +154,24 @@ def test_tensors_that_do_not_fit_are_named(change: dict[str, Tensor | None], wor
     weights = {**resnet_weights(), **change}
     with pytest.raises(InputError, match=words):
         load_model(open_clip_directory(tmp_path, RESNET, {k: v for k, v in weights.items() if v is not None}))
+
+
+def test_pubmedclips_file_is_read_by_its_architectures_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its code saves: half precision, with optimizer and loss beside; features are those of the same numbers in float32."""
+    monkeypatch.setitem(architectures(), "RN50-quickgelu", {**RESNET, "quick_gelu": True})
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in resnet_weights().items()}
+    saved = {
+        "best_epoch": 7,
+        "state_dict": half,
+        "optimizer_state_dict": {"state": {}, "param_groups": []},
+        "best_loss": 0.5,
+    }
+    torch.save(saved, tmp_path / "PubMedCLIP_RN50.pth")
+    write_clip_words(tmp_path)
+    encoder = load_model(f"open_clip:RN50-quickgelu/{tmp_path / 'PubMedCLIP_RN50.pth'}")
+    weights, images = {name: tensor.float() for name, tensor in half.items()}, torch.rand(1, 3, 64, 64)
+    expected = clip_image(weights, encoder.preprocess.normalise(images))
+    assert_same_features(encoder.image_features(images), expected)
 
 
 def test_counters_may_be_missing(tmp_path: Path) -> None:
