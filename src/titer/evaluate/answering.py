@@ -32,7 +32,7 @@ from titer.data.fingerprint import digest
 from titer.data.questions import Question, question_of, questions_of, with_answers
 from titer.defenses.adapter import load_answerer
 from titer.errors import InputError, PictureError, RunError, unknown
-from titer.evaluate.attacking import allowed, check_task, distances
+from titer.evaluate.attacking import allowed, check_task, distances, without_later
 from titer.evaluate.machine import default_workers, reuse_buffers
 from titer.evaluate.running import Crew, conclude, running
 from titer.evaluate.smoothing import seed_for
@@ -96,7 +96,7 @@ class AnswerPlan(Subject):
 
     def identity(self) -> dict[str, Any]:
         """All that changes a number."""
-        settings = {name: value for name, value in self.settings().items() if name != "by"}
+        settings = without_later({name: value for name, value in self.settings().items() if name != "by"})
         asked = digest([f"{row.path}\x00{question_of(row)}" for row in self.data.examples])
         return {**self.who(), "questions": asked, "verb": VERB, "settings": settings, "together": self.together}
 

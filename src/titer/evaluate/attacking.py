@@ -75,8 +75,7 @@ class AttackPlan(Subject):
 
     def identity(self) -> dict[str, Any]:
         """All that changes a number."""
-        settings = {name: value for name, value in self.settings().items() if name != "by"}
-        settings = without_later(settings)
+        settings = without_later({name: value for name, value in self.settings().items() if name != "by"})
         return {**self.who(), "verb": "attack", "settings": settings, "together": self.together}
 
     def key(self, sample: str, prompts: str, threat: Threat) -> Key:
