@@ -27,6 +27,7 @@ from titer.data.fingerprint import digest
 from titer.errors import InputError, PictureError, RunError, unknown
 from titer.evaluate.attacking import allowed, distances
 from titer.evaluate.deployed import aims, copies_of, gives_gradient, predicted
+from titer.evaluate.ladders import without_later
 from titer.evaluate.machine import workers_for
 from titer.evaluate.plan import check_draws
 from titer.evaluate.running import Crew, conclude, running
@@ -88,7 +89,8 @@ class ChallengePlan(Subject):
         """All that changes a number."""
         told = ("sample_id", "prompts", "sigma", "prediction", "radius", "guarantee")
         claims = [str(record[name]) for record in self.certificates for name in told]
-        settings = {name: value for name, value in self.settings().items() if name not in ("by", "run")}
+        own = {name: value for name, value in self.settings().items() if name not in ("by", "run")}
+        settings = without_later(own)
         return {**self.who(), "verb": "challenge", "settings": settings, "certificates": digest(claims)}
 
     def threat(self, certificate: Record, factor: float) -> Threat:
