@@ -32,7 +32,7 @@ def test_every_radius_of_the_table_in_grey_levels(tmp_path: Path) -> None:
     assert columns["r"][:3] == ("0.1", "0.25", "0.5")
     assert columns["all values by"][:3] == ("0.184", "0.46", "0.92")
     assert columns["a single value by"][:3] == ("25.5", "63.7", "127.5")
-    assert columns["at the picture's own size"][:3] == ("0.2", "0.5", "1")
+    assert columns["at own size, colour pictures"][:3] == ("0.2", "0.5", "1")
     assert "a grey picture, r / √3" not in columns
     assert "60 × 40 pixels" in caption
 
@@ -41,8 +41,15 @@ def test_of_a_grey_picture_less_is_covered(tmp_path: Path) -> None:
     caption, columns = one_table(write_run(tmp_path / "run", change=sized([40, 60, 1], [90, 90, 3])))
     assert columns["a grey picture, r / √3"][:3] == ("0.057", "0.144", "0.288")
     assert "30 of 60 pictures are grey" in caption
-    assert columns["at the picture's own size"][0] == "0.1 to 0.2"
+    assert columns["at own size, grey pictures"][0] == "0.2"
+    assert columns["at own size, colour pictures"][0] == "0.1"
     assert "from 60 × 40 to 90 × 90 pixels" in caption
+
+
+def test_pictures_of_different_sizes_give_a_range(tmp_path: Path) -> None:
+    caption, columns = one_table(write_run(tmp_path / "run", change=sized([40, 60, 3], [90, 90, 3])))
+    assert columns["at own size, colour pictures"][:2] == ("0.1 to 0.2", "0.25 to 0.5")
+    assert "here 0.5 to 1." in caption
 
 
 def test_noise_of_one_channel_is_of_the_grey_picture_already(tmp_path: Path) -> None:
@@ -70,7 +77,7 @@ def test_where_there_is_no_figure_it_is_said_why(
     tmp_path: Path, change: Callable[[int, Record], Record], info: Record, says: str
 ) -> None:
     caption, columns = one_table(write_run(tmp_path / "run", change=change, **info))
-    assert "at the picture's own size" not in columns
+    assert not any("own size" in name for name in columns)
     assert f"No radius at the pictures' own size, {says}" in caption
 
 

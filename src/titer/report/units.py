@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from titer.report.tables import Line, Table, radius_text
 from titer.results.store import Record, Run
@@ -53,9 +54,7 @@ def _table(size: int, parts: Sequence[Line]) -> Table:
         )
     stretches = [record["stretch"] for record in records if "stretch" in record]
     if len(stretches) == len(records):
-        columns["at the picture's own size"] = lambda radius: _between(
-            radius / max(stretches), radius / min(stretches), 3
-        )
+        columns |= _own_size(records)
         said.append(
             f"The pictures' own size is {_sizes(records)}: there r becomes r / s, where s is how many times longer resizing can "
             "make a change (it is linear, in float32 and unrounded): the largest singular values of its two matrices, multiplied"
@@ -71,6 +70,18 @@ def _table(size: int, parts: Sequence[Line]) -> Table:
         columns=tuple(columns),
         rows=tuple(tuple(say(radius) for say in columns.values()) for radius in shown),
     )
+
+
+def _own_size(records: Sequence[Record]) -> dict[str, Callable[[float], str]]:
+    """A column for grey and one for colour pictures, whose radii are in one and in three channels."""
+    kinds = {
+        name: [r["stretch"] for r in records if r["size"][2] == bands] for name, bands in (("grey", 1), ("colour", 3))
+    }
+    return {f"at own size, {name} pictures": partial(_shrunk, min(own), max(own)) for name, own in kinds.items() if own}
+
+
+def _shrunk(least: float, most: float, radius: float) -> str:
+    return _between(radius / most, radius / least, 3)
 
 
 def _pictures(parts: Sequence[Line]) -> list[Record]:
