@@ -106,7 +106,8 @@ def test_the_upstream_recipe_runs_on_made_up_files(tmp_path: Path, capsys: pytes
         f'upstream.questions.sets=["set:vqa-rad@{vqa_rad(tmp_path / "rad")}"]', 'upstream.questions.heads=["linear", "ran"]',
         "upstream.questions.fusion.width=16", "upstream.questions.fusion.heads=2", "upstream.questions.limit=6",
         "upstream.questions.attack.steps=1", "upstream.arms.joint=false", "upstream.arms.image-only=false",
-        "upstream.arms.text-only=false", "upstream.arms.random-word=false", "upstream.arms.wrong-caption=false",
+        "upstream.arms.text-only=false", "upstream.arms.joint-white=false", "upstream.arms.image-white=false",
+        "upstream.arms.random-word=false", "upstream.arms.wrong-caption=false",
         "upstream.pretraining.batch=8", "upstream.base.batch=8", "grid.shots=[2]", 'cells.heads.defenses=["linear-probe", "ran"]',
         "defenses.ran.epochs=2", "attacks.pgd-20.steps=1",
     ]  # fmt: skip

@@ -186,6 +186,10 @@ def test_the_page_says_what_was_found(results: UpstreamResults, place: Path) -> 
                  "certified, sigma 0.25", "each seed&#39;s own clean model",
                  f"noise made for {place}", "2 seeds of pre-training"):  # fmt: skip
         assert text in page
+    assert {"words", "own/s1"} <= results.warnings.keys()  # surrogates that know nothing
+    assert "clean" not in results.warnings  # nothing was made for a surrogate there
+    assert "own/s1: " in page
+    assert "is at chance on these pairs" in page
     assert upstream_page([results.path], results.path / "again.html").read_text() == page
 
 

@@ -170,8 +170,8 @@ def read_upstream(path: Path | str) -> UpstreamResults:
 
 
 def _warnings(path: Path) -> dict[str, tuple[str, ...]]:
-    """What `craft` warned of, corpus by corpus."""
-    runs = sorted((path / CORPORA).glob("**/run.json"))
+    """What `craft` warned of, corpus by corpus; the clean one has no surrogate to warn of."""
+    runs = sorted(set((path / CORPORA).glob("**/run.json")) - {path / corpus_directory(None, "", 0) / "run.json"})
     told = {run: (read_facts(run) or {}).get("warnings", ()) for run in runs}
     return {
         run.parent.relative_to(path / CORPORA).as_posix(): tuple(warnings) for run, warnings in told.items() if warnings
