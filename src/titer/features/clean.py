@@ -44,6 +44,10 @@ def clean_features(encoder: Encoder, data: Data, workers: int) -> tuple[Tensor, 
             return encoder.encode_image(torch.stack(images)).cpu(), read
 
     blocks = (data.examples[start : start + BLOCK] for start in range(0, len(data), BLOCK))
-    found = list(ahead(block, blocks, workers, one_thread))
-    features = torch.cat([torch.empty(0, encoder.dim), *(part for part, _ in found)])
-    return features, [example for _, read in found for example in read]
+    # made at once: small tensors kept between large ones that come and go would hold the memory of those
+    features = torch.empty(len(data), encoder.dim)
+    seen: list[Example] = []
+    for part, read in ahead(block, blocks, workers, one_thread):
+        features[len(seen) : len(seen) + len(read)] = part
+        seen += read
+    return features[: len(seen)], seen
