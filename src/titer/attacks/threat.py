@@ -14,7 +14,7 @@ from titer.errors import InputError, unknown
 
 Norm = Literal["linf", "l2", "l1"]
 
-_HALVINGS = 20  # of the multiplier's interval; the side that is allowed is taken
+_HALVINGS = 24  # of the multiplier's interval, as many as float32 has digits; the side that is allowed is taken
 _SPARSE = 0.01  # share of the entries that an l1 step moves
 
 
