@@ -107,7 +107,7 @@ def test_the_upstream_recipe_runs_on_made_up_files(tmp_path: Path, capsys: pytes
         "upstream.questions.fusion.width=16", "upstream.questions.fusion.heads=2", "upstream.questions.limit=6",
         "upstream.questions.attack.steps=1", "upstream.arms.joint=false", "upstream.arms.image-only=false",
         "upstream.arms.text-only=false", "upstream.arms.joint-white=false", "upstream.arms.image-white=false",
-        "upstream.arms.random-word=false", "upstream.arms.wrong-caption=false",
+        "upstream.arms.random-word=false", "upstream.arms.wrong-caption=false", "upstream.arms.random-noise.ratios=[0.3]",
         "upstream.pretraining.batch=8", "upstream.base.batch=8", "grid.shots=[2]", 'cells.heads.defenses=["linear-probe", "ran"]',
         "defenses.ran.epochs=2", "attacks.pgd-20.steps=1",
     ]  # fmt: skip
