@@ -1,6 +1,7 @@
 """What `titer check --data` finds out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,20 @@ def test_mean_and_deviation_by_hand(tmp_path: Path) -> None:
     values = np.array([[0.2] * 3, [0.8] * 3, [1, 0, 0.2]])
     assert report.deviation == pytest.approx(values.std(axis=0))
     assert report.modes == {"grey": 2, "colour": 1}
+
+
+def test_a_checksum_is_of_the_files_and_their_places(tmp_path: Path) -> None:
+    names = ["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png"]
+    first = describe(load_all(pictures(tmp_path / "first", names))).checksum
+    assert describe(load_all(pictures(tmp_path / "second", names))).checksum == first
+    assert describe_data(tmp_path / "first")["checksum of the files"] == first
+    shutil.copy(tmp_path / "first/train/a/1.png", tmp_path / "second/test/b/4.png")
+    other = describe(load_all(tmp_path / "second")).checksum
+    (tmp_path / "first/test/b/4.png").rename(tmp_path / "first/test/b/5.png")
+    moved = describe(load_all(tmp_path / "first")).checksum
+    (tmp_path / "first/test/b/5.png").write_bytes(b"nothing")
+    broken = describe(load_all(tmp_path / "first")).checksum
+    assert len({first, other, moved, broken}) == 4
 
 
 def test_the_same_file_in_two_splits_or_under_two_labels(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from titer.ahead import ahead
 from titer.data.alike import LENGTH, alike, print_of
 from titer.data.example import Data, Example, Picture
+from titer.data.fingerprint import digest
 from titer.data.load import load_all
 from titer.errors import PictureError
 from titer.progress import progress
@@ -41,6 +42,7 @@ class DataReport:
         contradicting: ids of examples with different labels that show the same file.
         near: pairs of ids in different splits that look alike though their files differ.
         crossing: groups with examples in different splits.
+        checksum: of the list of files: SHA-256 over split, id and the file's own SHA-256, in the order of splits and ids.
     """
 
     name: str
@@ -57,6 +59,7 @@ class DataReport:
     contradicting: tuple[tuple[str, ...], ...]
     near: tuple[tuple[str, str], ...]
     crossing: tuple[str, ...]
+    checksum: str
 
     @property
     def images(self) -> int:
@@ -118,6 +121,7 @@ def describe(data: Data, advance: Callable[[], None] = lambda: None, workers: in
         contradicting=_differing(seen, lambda each: each.picture, lambda example: example.label),
         near=_near(seen),
         crossing=_crossing(data.examples),
+        checksum=_checksum(seen, unreadable),
     )
 
 
@@ -174,8 +178,8 @@ def describe_data(name: str | Path, workers: int = 1, *, allow: Sequence[str] = 
         allow: as for ``load_data``.
 
     Returns:
-        name, images, classes, sizes, modes, mean, deviation, columns, counts (split -> label -> images), warnings; of DICOM
-        files how they were decoded.
+        name, images, classes, sizes, modes, mean, deviation, columns, checksum, counts (split -> label -> images), warnings; of
+        DICOM files how they were decoded.
     """
     data = load_all(name, allow=allow)
     with progress("reading", len(data)) as advance:
@@ -192,9 +196,19 @@ def describe_data(name: str | Path, workers: int = 1, *, allow: Sequence[str] = 
         "standard deviation": [round(value, 4) for value in report.deviation],
         **({"decoded": _most(report.decoded)} if report.decoded else {}),
         "columns": list(report.columns),
+        "checksum of the files": report.checksum,
         "counts": report.counts,
         "warnings": report.warnings,
     }
+
+
+def _checksum(seen: Iterable[_Seen], unreadable: Iterable[str]) -> str:
+    """The same wherever the same files stand under the same ids; one that cannot be read counts without its content."""
+    lines = [(each.example.split, each.example.id, each.sha256) for each in seen]
+    return digest(
+        f"{split}\x00{name}\x00{sha256}"
+        for split, name, sha256 in sorted([*lines, *(("", name, "") for name in unreadable)])
+    )
 
 
 def _most(counts: Mapping[str, int]) -> list[str]:
