@@ -139,22 +139,22 @@ def beside_table(certified: StudyCell, attacked: StudyCell, norm: str) -> Table 
             "method",
             "fitted on",
             "guarantee",
+            "self-checks",
             "sigma",
             "clean",
             *(f"attacked, {length_text(at, norm)}" for at in budgets),
             *(f"certified, r ≥ {radius_text(at)}" for at in radii),
-            "self-checks",
         ),
         rows=tuple(
             (
                 method_of(under),
                 fits_of(under),
                 arm.guarantee,
+                under.verdict,
                 f"{arm.sigma:g}",
                 clean_share(under),
                 *(robust_share(under, at) for at in budgets),
                 *(certified_share(arm, at) if at in _radii(certified, arm) else MISSING for at in radii),
-                under.verdict,
             )
             for arm, under in both
         ),
