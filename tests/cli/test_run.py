@@ -225,7 +225,7 @@ def test_what_is_left_is_told_before_and_alone(made: Path, tmp_path: Path, capfd
     assert (status, told) == (0, "")
     first, _, last = err.strip().split("\n")
     assert first.startswith("left: 2 of 2 fits, 18 of 18 certified; about ")
-    assert last.startswith(f"stopped after 0 minutes; {out} keeps what is done. Go on with: titer ")
+    assert last.startswith(f"stopped after 0 minutes; {out} keeps what is done. Go on with: titer")
     assert not (out / "report.html").exists()
     assert typed(capfd, *command)[0] == 0
     status, told, err = typed(capfd, *command)
