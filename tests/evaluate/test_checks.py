@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -206,6 +206,33 @@ def test_what_another_attack_breaks_of_what_is_left_is_counted() -> None:
     assert found.detail.startswith(
         f"of the {BATCH} images of {BATCH} that hold against pgd, 50 steps, 10 draws of noise breaks"
     )
+
+
+class InTurns:
+    """Breaks all that it is shown first, and nothing after that."""
+
+    needs_gradient: ClassVar[bool] = False
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+
+    def __init__(self) -> None:
+        self.shown: list[int] = []
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, threat: Threat, random: Random) -> Tensor:  # noqa: ARG002
+        self.shown.append(len(images))
+        return 1 - images if len(self.shown) == 1 else images
+
+
+@pytest.mark.parametrize(("held", "verdict"), [(False, "passed"), (True, "failed")])
+def test_what_one_ascent_left_is_no_sign_where_the_runs_own_attack_broke_it(held: bool, verdict: str) -> None:
+    made = checks(threat=Threat("linf", 0.004))
+    left = int(made._by_steps[50].sum())
+    assert 2 <= left <= BATCH // 2
+    rival = InTurns()
+    found = replace(made, held=torch.full((BATCH,), held))._beats(
+        "a rival", rival, "a purpose", lambda _: linear, "the rival"
+    )
+    assert (found.verdict, rival.shown) == (verdict, [left, BATCH - left])
+    assert found.detail.endswith(f"breaks {left}, of all {left}; this attack left {left * held} of those {left}")
 
 
 def test_the_figures_are_those_of_the_images() -> None:
