@@ -14,7 +14,7 @@ from titer.errors import InputError
 from titer.report.attacked import checks_part
 from titer.report.ladders import judged as judged_in
 from titer.report.ladders import prompt_names, run_name
-from titer.report.parts import Drawing, Part
+from titer.report.parts import Drawing, Part, SectionHead
 from titer.report.plots import answers_figure
 from titer.report.strip import address
 from titer.report.tables import MISSING, Share, Table, Value, class_names, settings_table
@@ -65,18 +65,13 @@ class Asked:
     after: str
 
 
-@dataclass(frozen=True)
-class Section:
+@dataclass(frozen=True, kw_only=True)
+class Section(SectionHead):
     """Everything the page says of questions on one data set."""
 
-    title: str
-    facts: tuple[str, ...]
-    alarms: tuple[str, ...]
-    verdicts: tuple[str, ...]
     parts: tuple[Part, ...]
     asked: tuple[Asked, ...]
     failures: tuple[tuple[str, str], ...]
-    settings: tuple[Table, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from PIL import Image
 from titer.errors import InputError
 from titer.report.ladders import Image as ImageKey
 from titer.report.ladders import Ladder, image_of, judged, ladders, prompt_names, strongest
-from titer.report.parts import Drawing, Part
+from titer.report.parts import Drawing, Part, SectionHead
 from titer.report.plots import bounds_figure, robust_figure
 from titer.report.strip import address
 from titer.report.tables import MISSING, Line, Share, Table, Value, class_names, radius_text, settings_table, title_of
@@ -67,18 +67,13 @@ class Strip:
     images: tuple[Attacked, ...]
 
 
-@dataclass(frozen=True)
-class Section:
+@dataclass(frozen=True, kw_only=True)
+class Section(SectionHead):
     """Everything the page says of attacks on one data set."""
 
-    title: str
-    facts: tuple[str, ...]
-    alarms: tuple[str, ...]
-    verdicts: tuple[str, ...]
     parts: tuple[Part, ...]
     strips: tuple[Strip, ...]
     failures: tuple[tuple[str, str], ...]
-    settings: tuple[Table, ...]
 
 
 def section(runs: Sequence[Run], certified: Sequence[Line] = ()) -> Section:

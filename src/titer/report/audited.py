@@ -11,7 +11,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from titer.report.page import template, write_page
-from titer.report.parts import Drawing, Part
+from titer.report.parts import Drawing, Part, SectionHead
 from titer.report.plots import scores_figure
 from titer.report.strip import address
 from titer.report.tables import MISSING, Share, Table, Value, class_names, settings_table
@@ -48,19 +48,14 @@ class Suspect:
     raised: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Section:
+@dataclass(frozen=True, kw_only=True)
+class Section(SectionHead):
     """What the page says of one audit."""
 
-    title: str
-    facts: tuple[str, ...]
-    alarms: tuple[str, ...]
-    verdicts: tuple[str, ...]
     parts: tuple[Part, ...]
     suspects: tuple[Suspect, ...]
     signals: tuple[tuple[str, str], ...]
     failures: tuple[tuple[str, str], ...]
-    settings: tuple[Table, ...]
 
 
 def write_audit(run: Run, chosen: Filter | None = None, out: Path | None = None) -> Path:

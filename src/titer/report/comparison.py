@@ -40,7 +40,7 @@ from titer.report.arms_attacked import (
 )
 from titer.report.base_to_new import base_to_new_tables
 from titer.report.page import template, write_page
-from titer.report.parts import Drawing, Part
+from titer.report.parts import Drawing, Part, SectionHead
 from titer.report.plots import arm_figure, shots_figure
 from titer.report.tables import Table
 from titer.report.words import GUARANTEES
@@ -50,17 +50,12 @@ from titer.results.study import StudyCell, StudyResults, read_study
 from titer.statistics.intervals import group_codes
 
 
-@dataclass(frozen=True)
-class Section:
+@dataclass(frozen=True, kw_only=True)
+class Section(SectionHead):
     """What the page says of one comparison, what a reader wants first at the top."""
 
-    title: str
-    facts: tuple[str, ...]
-    alarms: tuple[str, ...]
-    verdicts: tuple[str, ...]
     parts: tuple[Part, ...]
     guarantees: tuple[tuple[str, str], ...]
-    settings: tuple[Table, ...]
     command: str
 
 

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from titer.errors import InputError
 from titer.report import answered, attacked
+from titer.report.parts import SectionHead
 from titer.report.plots import curve_figure, curve_in_words, reliability_figure
 from titer.report.strip import Example, examples
 from titer.report.tables import (
@@ -42,14 +43,10 @@ class Strip:
     images: tuple[Example, ...]
 
 
-@dataclass(frozen=True)
-class Section:
+@dataclass(frozen=True, kw_only=True)
+class Section(SectionHead):
     """What the page says of the runs on one data set."""
 
-    title: str
-    facts: tuple[str, ...]
-    alarms: tuple[str, ...]
-    verdicts: tuple[str, ...]
     more: int
     certainty: tuple[str, ...]
     notes: tuple[str, ...]
@@ -63,7 +60,6 @@ class Section:
     strips: tuple[Strip, ...]
     guarantees: tuple[tuple[str, str], ...]
     failures: tuple[tuple[str, str], ...]
-    settings: tuple[Table, ...]
 
 
 def report(runs: Sequence[Run | str | Path], out: Path | str, by: str | None = None) -> Path:

@@ -9,6 +9,17 @@ from markupsafe import Markup
 from titer.report.tables import Table
 
 
+@dataclass(frozen=True, kw_only=True)
+class SectionHead:
+    """How every section of a page begins, and the settings that end it: what a reader wants first at the top."""
+
+    title: str
+    facts: tuple[str, ...]
+    alarms: tuple[str, ...]
+    verdicts: tuple[str, ...]
+    settings: tuple[Table, ...]
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure.
