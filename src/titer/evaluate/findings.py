@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,62 +22,45 @@ from torch import Tensor
 
 from titer.attacks import ATTACKS, Model, Norm, Random, Threat
 from titer.attacks.pgd import Pgd, better, climb
-from titer.attacks.threat import rising
 from titer.data.example import Data, Example
 from titer.data.fingerprint import digest
 from titer.errors import InputError, PictureError, RunError
 from titer.evaluate.attacking import allowed, distances
-from titer.evaluate.machine import default_workers
-from titer.evaluate.running import Crew, conclude, running
+from titer.evaluate.ladders import LadderPlan, LadderSession, threats_for
+from titer.evaluate.machine import workers_for
+from titer.evaluate.running import conclude
 from titer.evaluate.smoothing import seed_for
 from titer.evaluate.subject import Subject, load_subject
-from titer.features.stream import threads
 from titer.models.classifier import Classifier
 from titer.models.encoder import Encoder
-from titer.progress import progress
 from titer.registry import settings_of
 from titer.results.findings import VERB
-from titer.results.store import Key, Record, Run, RunWriter, key_of, read_run
+from titer.results.store import Record, Run, RunWriter, read_run
 
 _ATTACK = "pgd"
-_TOGETHER = 16  # images attacked together; fixed, so that no record depends on how the work was spread
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class FindingsPlan(Subject):
+class FindingsPlan(LadderPlan):
     """A run before its first step: everything that decides its records.
 
     Args:
         attack: with its settings.
-        threats: one norm, rising budgets.
     """
 
     attack: Pgd
-    threats: tuple[Threat, ...]
+
+    verb: ClassVar[str] = VERB
+    chunk: ClassVar[tuple[int, int]] = (16, 16)
 
     def settings(self) -> dict[str, Any]:
         """All settings, defaults included."""
-        return {
-            "attack": _ATTACK,
-            **settings_of(self.attack),
-            "norm": self.threats[0].norm,
-            "eps": [threat.epsilon for threat in self.threats],
-            "by": list(self.by),
-        }
+        return {"attack": self.name, **settings_of(self.attack), **self.budgets()}
 
     def identity(self) -> dict[str, Any]:
         """All that changes a number."""
-        settings = {name: value for name, value in self.settings().items() if name != "by"}
         told = digest([str(example.findings) for example in self.data.examples])
-        return {**self.who(), "findings": told, "verb": VERB, "settings": settings, "together": _TOGETHER}
-
-    def labels(self, prompts: str, threat: Threat) -> dict[str, Any]:
-        """The fields that name prompt set, attack and threat."""
-        return {"prompts": prompts, "attack": _ATTACK, "norm": threat.norm, "eps": threat.epsilon}
-
-    def key(self, sample: str, prompts: str, threat: Threat) -> Key:
-        """The key of the record that this attack will have."""
-        return key_of({"sample_id": sample, **self.labels(prompts, threat)})
+        return {**super().identity(), "findings": told}
 
 
 def attack_findings(
@@ -118,20 +100,19 @@ def attack_findings(
         raise InputError(
             f"attack {name!r} looks for another class; several labels for an image are attacked by {_ATTACK!r}"
         )
-    if workers is not None and workers < 1:
-        raise InputError(f"workers: expected at least 1, got {workers}")
     attack = ATTACKS.build(name, **(settings or {}))
     if not isinstance(attack, Pgd) or attack.loss != "cross-entropy":
         raise InputError(
             "loss: several labels for an image are attacked by their cross-entropy; expected cross-entropy"
         )
-    threats, recorded = rising(norm, eps), seed_for(out, seed)
+    threats, recorded = threats_for(name, attack.norms, norm, eps), seed_for(out, seed)
     who = load_subject(model, data, seed=recorded or 0, findings=True, **subject)
     own = {field.name: getattr(who, field.name) for field in dataclasses.fields(Subject)}
-    chosen = FindingsPlan(**own, attack=attack, threats=threats)
+    chosen = FindingsPlan(**own, name=name, attack=attack, threats=threats)
+    crew = workers_for(chosen.encoder.device, workers)
     started = shlex.join(["python", *sys.argv]) if command is None else command
     with RunWriter(Path(out), chosen.identity(), chosen.info_of(VERB, chosen.settings(), started)) as writer:
-        _Session(chosen, writer).run(workers or default_workers(chosen.encoder.device))
+        _Session(chosen, writer).run(crew)
     return read_run(out)
 
 
@@ -162,34 +143,30 @@ def raise_loss(attack: Pgd, model: Model, images: Tensor, truth: Tensor, threat:
     return best
 
 
-class _Session:
-    """One process's work on a run: chunks of images out, records in."""
+class _Session(LadderSession):
+    """Chunks of images out, records in."""
 
     def __init__(self, chosen: FindingsPlan, writer: RunWriter) -> None:
+        super().__init__(writer, False, [example.id for example in chosen.data.examples])
         self.plan = chosen
-        self.writer = writer
-        self.failed: dict[str, str] = {}
-        self.lock = threading.Lock()
-        self.crew = Crew()
 
     def run(self, workers: int) -> None:
-        examples = self.plan.data.examples
+        examples, together = self.plan.data.examples, self.plan.together
         left = [
-            (examples[first : first + _TOGETHER], prompts, threat)
-            for first in range(0, len(examples), _TOGETHER)
+            (chunk, prompts, threat)
+            for chunk in (examples[first : first + together] for first in range(0, len(examples), together))
             for prompts in self.plan.classifiers
             for threat in self.plan.threats
-            if self._missing(examples[first : first + _TOGETHER], prompts, threat)
+            if self._missing(chunk, prompts, threat)
         ]
         if not left:
-            conclude(self.writer, "done", len(examples), {})
+            conclude(self.writer, "done", self.expected, {})
             return
-        steps = sum(self._missing(*part) for part in left)
-        with running(self.writer, len(examples), self.failed), threads(1), progress("attack", steps) as self.advance:
+        with self.work(sum(self._missing(*part) for part in left)):
             self.crew.spread(workers, [partial(self._attack, *part) for part in left])
 
     def _missing(self, chunk: Sequence[Example], prompts: str, threat: Threat) -> int:
-        return sum(self.plan.key(example.id, prompts, threat) not in self.writer.done for example in chunk)
+        return self.missing(self.plan.key(example.id, threat, prompts) for example in chunk)
 
     def _attack(self, chunk: Sequence[Example], prompts: str, threat: Threat) -> None:
         """One chunk at one budget. All of it is attacked even if some is done: a batch's size may change the last bit."""
@@ -215,7 +192,7 @@ class _Session:
         for row, (example, _, fields) in enumerate(opened):
             record = {
                 **fields,
-                **self.plan.labels(prompts, threat),
+                **self.plan.labels(threat, prompts),
                 "findings": list(example.findings),
                 "clean_scores": before[row],
                 "scores": after[row],
@@ -223,21 +200,14 @@ class _Session:
                 **({"warnings": list(classifier.warnings)} if classifier.warnings else {}),
                 "seconds": round(share, 4),
             }
-            with self.lock:
-                if key_of(record) not in self.writer.done:
-                    self.writer.append(record)
-                    self.advance()
+            self.add(record)
 
     def _opened(self, chunk: Sequence[Example]) -> Iterator[tuple[Example, Tensor, Record]]:
         for example in chunk:
             try:
                 yield example, *self.plan.open(example)
             except PictureError as error:
-                with self.lock:
-                    if example.id not in self.failed:
-                        self.failed[example.id] = str(error)
-                        self.writer.append({"sample_id": example.id, "path": example.path, "error": str(error)})
-                    self.advance()
+                self.fail(example, str(error))
 
 
 def _scores(classifier: Classifier, images: Tensor) -> list[list[float]]:
