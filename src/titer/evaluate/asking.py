@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from titer.evaluate.study import LOCK, alone, fit_facts, fit_is_done
 from titer.models import load_model
 from titer.models.encoder import Encoder
 from titer.results.questions import QUESTIONS, question_run
-from titer.results.store import differences
+from titer.results.store import differences, write_facts
 
 SPLIT = "test"
 
@@ -120,11 +120,11 @@ def run_questions(
     encoder = load_model(study.model, device=device)
     with alone(out):
         said = _begun(out, _said(study, encoder, command), seed)
-        _write(out, said)  # so that what is stopped in the first fit goes on
+        write_facts(out / QUESTIONS, said)  # so that what is stopped in the first fit goes on
         for task, data in study.tasks.items():
             made = [_fitted(study, encoder, data, head, start, out / "prompts" / task) for head, start in _sets(study)]
             said["prompts"][task] = [facts for _, facts in made]
-            _write(out, said)
+            write_facts(out / QUESTIONS, said)
             for entry in study.attacks:
                 attack_answers(
                     encoder, data, entry.method, prompts=[str(path) for path, _ in made], norm=entry.norm, eps=entry.eps,
@@ -142,12 +142,8 @@ def _fitted(
     study: QuestionStudy, encoder: Encoder, data: str, head: str, seed: int, directory: Path
 ) -> tuple[Path, dict[str, Any]]:
     """Fit a head unless this was done; where it is, and what it cost."""
-    path, defense = directory / f"{head}-s{seed}", study.heads[head]
-    name = next(known for known in QUESTION_DEFENSES if QUESTION_DEFENSES[known] is type(defense))
-    expected = {**facts_of(name, defense, encoder, ()), "seed": seed}
-    del expected["classes"]  # the answers, which only the fit knows
-    if not fit_is_done(path, expected):
-        fit(defense, encoder, data, out=path, seed=seed, allow=study.allow, command=f"part of {path.parents[2].name}")
+    path = directory / f"{head}-s{seed}"
+    fit_answerer(study.heads[head], encoder, data, path, seed, study.allow, f"part of {path.parents[2].name}")
     facts = fit_facts(path)
     return path, {
         "name": path.name,
@@ -158,6 +154,21 @@ def _fitted(
         "fit_seconds": facts["seconds"],
         "warnings": facts["warnings"],
     }
+
+
+def fit_answerer(
+    defense: QuestionDefense, encoder: Encoder, data: str, path: Path, seed: int, allow: Sequence[str], command: str
+) -> None:
+    """Fit what answers questions, unless this was done.
+
+    Raises:
+        InputError: if another fit stands in its place.
+    """
+    name = next(known for known in QUESTION_DEFENSES if QUESTION_DEFENSES[known] is type(defense))
+    expected = {**facts_of(name, defense, encoder, ()), "seed": seed}
+    del expected["classes"]  # the answers, which only the fit knows
+    if not fit_is_done(path, expected):
+        fit(defense, encoder, data, out=path, seed=seed, allow=allow, command=command)
 
 
 def _parameters(file: Path) -> int:
@@ -198,9 +209,3 @@ def _begun(out: Path, said: dict[str, Any], seed: int | None) -> dict[str, Any]:
         raise InputError(f"{out} belongs to another comparison: {'; '.join(found)}; choose another --out")
     runs = list(dict.fromkeys([*earlier["runs"], *now["runs"]]))
     return now | {"prompts": earlier["prompts"], "tasks": earlier["tasks"] | now["tasks"], "runs": runs}
-
-
-def _write(out: Path, said: Mapping[str, Any]) -> None:
-    partial = out / f"{QUESTIONS}.partial"
-    partial.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(out / QUESTIONS)

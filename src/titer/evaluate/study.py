@@ -27,7 +27,7 @@ from titer.data.load import load_all
 from titer.defenses import DEFENSES, Defense
 from titer.defenses.adapter import CONFIG, WEIGHTS, facts_of, load_classifier
 from titer.defenses.card import CARD
-from titer.errors import InputError, RunError
+from titer.errors import InputError
 from titer.evaluate.attacking import attack, check_task
 from titer.evaluate.benchmarks import Part
 from titer.evaluate.fits import FitJob, Source, fit_all
@@ -38,7 +38,7 @@ from titer.evaluate.smoothing import certify
 from titer.models import load_model
 from titer.models.encoder import Encoder
 from titer.registry import settings_of
-from titer.results.store import differences
+from titer.results.store import differences, write_facts
 from titer.results.study import ALL_SHOTS, STUDY, ZERO_SHOT, Shots, attack_run, sigma_run
 
 LOCK = ".lock"
@@ -288,12 +288,12 @@ def run_study(
                     deadline.check()
                     job.run(encoder, opened.data)
                 said["prompts"].setdefault(prompts.name, {}).update(_fitted(prompts, out))
-                _write(out, said)
+                write_facts(out / STUDY, said)
             for sigma in cell.sigmas:
                 _certified(study, cell, sigma, encoder, judged[cell.name], out, **how)
             if cell.attacks:
                 fixed = _fixed(study, cell, encoder, judged[cell.name], out, said)
-                _write(out, said)
+                write_facts(out / STUDY, said)
                 for name in cell.attacks:
                     _attacked(
                         study.attacks[name], encoder, judged[cell.name], out / attack_run(cell.name, name),
@@ -391,7 +391,7 @@ def _begun(out: Path, said: dict[str, Any], seed: int | None) -> dict[str, Any]:
     earlier = _earlier(out)
     if earlier is None:
         begun = said | {"seed": secrets.randbits(63) if seed is None else seed}
-        _write(out, begun)
+        write_facts(out / STUDY, begun)
         return begun
     wanted = {} if seed is None else {"seed": seed}
     now = json.loads(json.dumps(earlier | said | wanted))
@@ -511,16 +511,6 @@ def _told(cell: Cell, judged: Data) -> dict[str, Any]:
 
 def _method(defense: Defense) -> str:
     return next(name for name in DEFENSES if DEFENSES[name] is type(defense))
-
-
-def _write(out: Path, said: Mapping[str, Any]) -> None:
-    """Replace study.json atomically."""
-    partial = out / f"{STUDY}.partial"
-    try:
-        partial.write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(out / STUDY)
-    except OSError as error:
-        raise RunError(f"cannot write to {out}: {error.strerror}; type the same command again to go on") from error
 
 
 def fits_left(sets: Sequence[PromptSet], opened: Opened, out: Path) -> Iterator[FitJob]:

@@ -204,13 +204,7 @@ class RunWriter:
     def save(self, **changes: Any) -> None:
         """Replace ``run.json`` atomically, with these fields changed."""
         self.info.update(changes)
-        target = self.path / "run.json"
-        partial = target.with_suffix(".json.partial")
-        try:
-            partial.write_text(json.dumps(self.info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            partial.replace(target)
-        except OSError as error:
-            raise RunError(f"cannot write to {target}: {error.strerror}; {_UNFINISHED}") from error
+        write_facts(self.path / "run.json", self.info)
 
 
 def _read_info(path: Path) -> dict[str, Any] | None:
@@ -230,6 +224,20 @@ def read_facts(file: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise InputError(f"{file} is not valid JSON: {error}") from error
     return facts
+
+
+def write_facts(file: Path, facts: Mapping[str, Any]) -> None:
+    """Say it, in the place of what this file said before; whoever reads meanwhile finds the one or the other.
+
+    Raises:
+        RunError: if the disk is full or the file cannot be written.
+    """
+    partial = file.with_suffix(f"{file.suffix}.partial")
+    try:
+        partial.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        raise RunError(f"cannot write to {file}: {error.strerror}; {_UNFINISHED}") from error
 
 
 def recorded_seed(path: Path) -> int | None:

@@ -26,17 +26,17 @@ from titer.attacks.words import cut
 from titer.data import load_data
 from titer.data.example import Data, Example
 from titer.data.load import load_all
-from titer.defenses.adapter import CONFIG, WEIGHTS, build_defense
+from titer.defenses import QUESTION_DEFENSES
 from titer.errors import InputError, PictureError, RunError, unknown
 from titer.evaluate.answering import attack_answers
-from titer.evaluate.fitting import fit
+from titer.evaluate.asking import fit_answerer
 from titer.evaluate.machine import default_workers
 from titer.evaluate.retrieval import Captioned
 from titer.evaluate.study import Study, run_study
 from titer.features.clean import clean_features
 from titer.models import load_model
 from titer.models.encoder import Encoder
-from titer.results.store import differences
+from titer.results.store import differences, write_facts
 from titer.results.upstream import (
     MEASURES,
     OWN_BASE,
@@ -106,7 +106,7 @@ class UpstreamQuestions:
 
     def __post_init__(self) -> None:
         for head in self.heads:
-            build_defense("fusion", {"head": head, **self.fusion})
+            QUESTION_DEFENSES.build("fusion", **{"head": head, **self.fusion})
 
 
 @dataclass(frozen=True)
@@ -225,19 +225,16 @@ def _answered(
     device: str | None,
 ) -> None:
     """Heads on a model that answer questions, and an attack on all of them."""
+    encoder = load_model(str(path), device=device)
     for source in asked.sets:
         place = out / answers_directory(model.name, _task_name(source))
         heads = [place / "prompts" / head for head in asked.heads]
         for head in heads:
-            if not (head / CONFIG).exists():
-                (head / WEIGHTS).unlink(missing_ok=True)  # of a fit that was interrupted between its two files
-                fit(
-                    "fusion", str(path), source, out=head, seed=model.seed, allow=asked.allow, device=device,
-                    settings={"head": head.name, **asked.fusion},
-                )  # fmt: skip
+            defense = QUESTION_DEFENSES.build("fusion", **{"head": head.name, **asked.fusion})
+            fit_answerer(defense, encoder, source, head, model.seed, asked.allow, f"part of {out.name}")
         attack_answers(
-            str(path), source, asked.attack, prompts=[str(head) for head in heads], out=place / "run", eps=asked.eps,
-            settings=dict(asked.settings), seed=seed, workers=workers, device=device, limit=asked.limit, allow=asked.allow,
+            encoder, source, asked.attack, prompts=[str(head) for head in heads], out=place / "run", eps=asked.eps,
+            settings=dict(asked.settings), seed=seed, workers=workers, limit=asked.limit, allow=asked.allow,
         )  # fmt: skip
 
 
@@ -282,9 +279,7 @@ def _begun(out: Path, study: UpstreamStudy, tasks: Mapping[str, str], seed: int 
     else:
         said["seed"] = secrets.randbits(63) if seed is None else seed
     out.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_facts(file, said)
     return said
 
 
@@ -402,9 +397,7 @@ def _measured(
         for arm in study.arms
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"spectra": spectra, "pairs": asked}) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_facts(file, {"spectra": spectra, "pairs": asked})
 
 
 def _margins(encoder: Encoder, clean: Data, noised: Data, arm: UpstreamArm, seed: int) -> dict[str, list[float]]:
