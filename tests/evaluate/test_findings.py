@@ -171,6 +171,8 @@ def test_refusals(place: Path, encoder: Encoder, heads: dict[str, Path], name: s
         attack_findings(encoder, name, "apgd-ce", out=tmp_path / "run", prompts=[str(heads["mlp"])])
     with pytest.raises(InputError, match="expected cross-entropy"):
         attack_findings(encoder, name, out=tmp_path / "run", prompts=[str(heads["mlp"])], settings={"loss": "margin"})
+    with pytest.raises(InputError, match="stop: an image with several labels"):
+        attack_findings(encoder, name, out=tmp_path / "run", prompts=[str(heads["mlp"])], settings={"stop": True})
     with pytest.raises(InputError, match=r"is bound to the classes \['red', 'green'\]"):
         attack_findings(encoder, f"multilabel:red@{place / 'data'}", out=tmp_path / "run", prompts=[str(heads["mlp"])])
     (place / "data" / "labels.csv").write_text("file_name,label\n30.png,a\n31.png,b\n")

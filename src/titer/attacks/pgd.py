@@ -94,7 +94,12 @@ class Pgd:
         if self.stop:
             return self._until_wrong(model, images, labels, threat, random)
         clean = answers(model, images) if self.loss == "kl" else None
-        loss, score = _loss(self.loss, labels, clean), partial(margin, labels=labels)
+        return self.ascent(
+            model, images, _loss(self.loss, labels, clean), partial(margin, labels=labels), threat, random
+        )
+
+    def ascent(self, model: Model, images: Tensor, loss: Loss, score: Loss, threat: Threat, random: Random) -> Tensor:
+        """The best images of all restarts by a score, of steps that raise a loss."""
         best, highest = images, images.new_full((len(images),), float("-inf"))
         for _ in range(self.restarts):
             start = images if self.start == "clean" else random.within(images, threat)

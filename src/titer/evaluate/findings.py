@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from titer.attacks import ATTACKS, Model, Norm, Random, Threat
-from titer.attacks.pgd import Pgd, better, climb
+from titer.attacks.pgd import Pgd
 from titer.data.example import Data, Example
 from titer.data.fingerprint import digest
 from titer.errors import InputError, PictureError, RunError
@@ -105,6 +105,8 @@ def attack_findings(
         raise InputError(
             "loss: several labels for an image are attacked by their cross-entropy; expected cross-entropy"
         )
+    if attack.stop:
+        raise InputError("stop: an image with several labels is never wrong as a whole; expected stop=false")
     threats, recorded = threats_for(name, attack.norms, norm, eps), seed_for(out, seed)
     who = load_subject(model, data, seed=recorded or 0, findings=True, **subject)
     own = {field.name: getattr(who, field.name) for field in dataclasses.fields(Subject)}
@@ -135,12 +137,7 @@ def raise_loss(attack: Pgd, model: Model, images: Tensor, truth: Tensor, threat:
         random: where the first step begins.
     """
     loss = partial(finding_loss, truth=truth)
-    best, highest = images, images.new_full((len(images),), float("-inf"))
-    for _ in range(attack.restarts):
-        start = images if attack.start == "clean" else random.within(images, threat)
-        last, found = climb(model, images, start, loss, loss, threat, attack.steps, attack.step)
-        best, highest = better(best, highest, *(last if attack.keep == "last" else found))
-    return best
+    return attack.ascent(model, images, loss, loss, threat, random)
 
 
 class _Session(LadderSession):
