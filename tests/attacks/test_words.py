@@ -138,6 +138,9 @@ def test_settings_as_they_are_typed(table: SynonymTable) -> None:
         build_swap(meanning="any")
     with pytest.raises(InputError, match="unknown meaning"):
         build_swap(meaning="both")
+    for given in ("path", "model"):
+        with pytest.raises(InputError, match=f"expected a name beside {given}, one of masked-language-model, synonyms"):
+            build_swap(source={given: "/nowhere"})
 
 
 def test_rewriting_keeps_everything_else() -> None:

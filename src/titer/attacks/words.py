@@ -338,8 +338,10 @@ def build_swap(**settings: Any) -> WordSwap:
     if isinstance(source, Source) or source is None:
         return SWAPS.build("bert-attack", **settings, **({} if source is None else {"source": source}))
     table = dict(source) if isinstance(source, Mapping) else {"name": source}
-    if "path" in table and "name" not in table:
-        raise InputError(f"swap.source: expected a name beside the path, one of {', '.join(SOURCES)}")
+    if "name" not in table:
+        raise InputError(
+            f"swap.source: expected a name beside {', '.join(table) or 'nothing'}, one of {', '.join(SOURCES)}"
+        )
     return SWAPS.build("bert-attack", **settings, source=SOURCES.build(str(table.pop("name")), **table))
 
 
